@@ -1,0 +1,1 @@
+"""Long video from short-clip models, on as many devices as there are."""

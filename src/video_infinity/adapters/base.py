@@ -1,0 +1,96 @@
+"""What the engine asks of a model family, and what it may know of it.
+
+The engine asks for a capability (`frames_per_latent`), never for a name. A third family is one
+module that offers an `Adapter`, and one line in the registry.
+
+Legend: B batch, C channels, F latent frames, P pixel frames, H height, W width, S text tokens,
+D text channels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from video_infinity.config import ModelDefaults
+from video_infinity.context.install import Sites
+from video_infinity.errors import PlanError
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model before its weights are read.
+
+    pixels_per_latent  height and width of a picture over those of its latents
+    size_multiple      height and width in pixels must be multiples of this
+    latent_channels    C of a latent frame
+    frames_per_latent  pixel frames of every latent frame; above 1 the first stands for one alone
+    vocabulary         the words that the model knows, lower case; empty if open
+    """
+
+    family: str
+    name: str
+    pixels_per_latent: int
+    size_multiple: int
+    latent_channels: int
+    defaults: ModelDefaults
+    frames_per_latent: int = 1
+    vocabulary: tuple[str, ...] = field(default=(), repr=False)
+
+    def latent_shape_CHW(self, height: int, width: int) -> tuple[int, int, int]:
+        """The shape of one latent frame of a video with that many pixels."""
+        ratio = self.pixels_per_latent
+        return self.latent_channels, height // ratio, width // ratio
+
+    def num_latent_frames(self, num_frames: int) -> int:
+        """Latent frames of a video of `num_frames` pixel frames.
+
+        Raises PlanError if the model cannot make that number; names the two nearest.
+        """
+        rounds, left = divmod(num_frames - 1, self.frames_per_latent)
+        if left:
+            low, high = (k * self.frames_per_latent + 1 for k in (rounds, rounds + 1))
+            raise PlanError(
+                f"num_frames={num_frames} does not fit {self.family} "
+                f"({self.frames_per_latent}k+1); the nearest are {low} and {high}"
+            )
+        return rounds + 1
+
+    def first_pixel_frame(self, latent_frame: int) -> int:
+        """The first pixel frame that a latent frame stands for; its prompt is the one there."""
+        return (latent_frame - 1) * self.frames_per_latent + 1 if latent_frame else 0
+
+
+class Adapter(Protocol):
+    """A loaded model, driven frame span by frame span."""
+
+    facts: ModelFacts
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def sites(self) -> Sites:
+        """Where the model looks over time, for the context's layers."""
+
+    def make_scheduler(self) -> Any:
+        """A fresh diffusers scheduler from the model's own config."""
+
+    def truncated(self, prompt: str) -> bool:
+        """Whether the text encoder sees less than the whole prompt."""
+
+    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Text states [len(prompts), S, D]."""
+
+    def denoise(
+        self, z_BCFHW: torch.Tensor, timestep: torch.Tensor, text_BSD: torch.Tensor
+    ) -> torch.Tensor:
+        """The model's prediction for one clip, shaped as z_BCFHW, in its dtype."""
+
+    def decode(self, z_CFHW: torch.Tensor, slice_frames: int) -> Iterator[torch.Tensor]:
+        """Pictures of one clip in order, by slices of latent frames: uint8 [P, H, W, 3], CPU."""

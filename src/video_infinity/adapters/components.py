@@ -1,0 +1,79 @@
+"""Load one part of a model: quietly, from safetensors alone, with errors in one line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from video_infinity.adapters.files import read_json, weight_files
+from video_infinity.errors import ModelError
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """No bars and no advice from the loading libraries: every rank would repeat them."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity(logging.ERROR)
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+            library.enable_progress_bar()
+
+
+def load_part(part: Any, directory: Path, dtype: torch.dtype) -> Any:
+    """A component by its class, from a directory. A lone half-precision variant is taken.
+
+    Raises ModelError if the weights are missing, broken, or do not fit the config.
+    """
+    files = weight_files(directory)
+    variant = "fp16" if all(".fp16." in f".{file.name}" for file in files) else None
+    options = {"torch_dtype" if part.__module__.startswith("diffusers") else "dtype": dtype}
+    try:
+        with silenced():
+            loaded, info = part.from_pretrained(
+                directory,
+                use_safetensors=True,
+                variant=variant,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{directory} does not load as {part.__name__}: {reason}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(f"{directory} lacks {len(missing)} weights, among them {missing[0]}")
+    return loaded
+
+
+def load_scheduler(directory: Path, changes: dict[str, Any]) -> Any:
+    """A diffusers scheduler from its config, with a preset's changes on top.
+
+    Raises ModelError if diffusers has no scheduler of the declared class.
+    """
+    config = read_json(directory / "scheduler_config.json") | changes
+    scheduler: Any = getattr(diffusers, str(config.get("_class_name")), None)
+    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
+        raise ModelError(
+            f"{directory} names no scheduler of diffusers: {config.get('_class_name')}"
+        )
+    try:
+        with silenced():
+            return scheduler.from_config(config)
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+        raise ModelError(f"{directory}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,139 @@
+"""From the name that a person gives to a model's facts, and to the loaded model.
+
+A family is found by the denoiser's own class as its config declares it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import video_infinity
+from video_infinity.adapters.base import Adapter, ModelFacts
+from video_infinity.adapters.files import locate, read_json
+from video_infinity.config import ModelSpec
+from video_infinity.errors import ModelError
+
+EMBEDDED_MODEL = Path(video_infinity.__file__).parent / "demo" / "model"
+
+FAMILIES = MappingProxyType({"UNet3DConditionModel": "video_infinity.adapters.unet3d"})
+"""Denoiser class in config.json -> the module that drives it."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A short name for a set of repositories.
+
+    denoiser   another repository's denoiser, in place of the base's
+    defaults   fields of ModelDefaults that differ from the family's
+    scheduler  the scheduler's class and settings, over the base's own
+    """
+
+    base: str
+    about: str
+    denoiser: str | None = None
+    defaults: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+
+
+PRESETS = MappingProxyType(
+    {
+        "demo": Preset(str(EMBEDDED_MODEL), "embedded: handwritten digits that move, 64x64"),
+        "videocrafter2": Preset(
+            "cerspense/zeroscope_v2_576w",
+            "VideoCrafter2's denoiser with ZeroScope's autoencoder and text encoder",
+            denoiser="adamdad/videocrafterv2_diffusers",
+            defaults={
+                "num_inference_steps": 30,
+                "guidance_scale": 12.0,
+                "fps": 24.0,
+                "height": 320,
+                "width": 512,
+            },
+            scheduler={
+                "_class_name": "DPMSolverMultistepScheduler",
+                "algorithm_type": "sde-dpmsolver++",
+            },
+        ),
+    }
+)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where the parts of a model lie, and what a preset adds to them."""
+
+    name: str
+    base: Path
+    denoiser: Path
+    lora: Path | None
+    preset: Preset
+
+
+def inspect_model(spec: ModelSpec) -> ModelFacts:
+    """What a model is, from its configs and file headers alone; no weight is read.
+
+    Raises ModelError if it is missing, broken, or of a family that the engine does not drive.
+    """
+    files = _find(spec)
+    return _family(files).inspect(files, spec)  # type: ignore[no-any-return]
+
+
+def load_model(spec: ModelSpec) -> Adapter:
+    """Load a model onto `spec.device` (never "auto") in `spec.dtype`, ready to run.
+
+    Raises ModelError as `inspect_model` does, and if the weights do not fit the configs.
+    """
+    files = _find(spec)
+    family = _family(files)
+    return family.load(files, spec, family.inspect(files, spec))  # type: ignore[no-any-return]
+
+
+def adapter_of(pipe: Any) -> Adapter:
+    """Drive the modules of a diffusers pipeline that is already loaded.
+
+    Raises ModelError if its denoiser is of no family that the engine drives.
+    """
+    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    for module in map(import_module, FAMILIES.values()):
+        if module.drives(denoiser):
+            return module.wrap(pipe)  # type: ignore[no-any-return]
+    raise ModelError(
+        f"a pipeline with a {type(denoiser).__name__} cannot be driven; known: {_known()}"
+    )
+
+
+def _find(spec: ModelSpec) -> ModelFiles:
+    preset = PRESETS.get(spec.model) or Preset(spec.model, "")
+    base = locate(preset.base, spec.revision, "--model")
+    read_json(base / "model_index.json")
+    denoiser = base / "unet"
+    other = spec.unet or preset.denoiser
+    if other is not None:
+        root = locate(other, None, "--unet")
+        denoiser = root / "unet" if (root / "unet").is_dir() else root
+    lora = locate(spec.lora, None, "--lora") if spec.lora else None
+    return ModelFiles(spec.model, base, denoiser, lora, preset)
+
+
+def _family(files: ModelFiles) -> Any:
+    declared = read_json(files.denoiser / "config.json").get("_class_name")
+    module = FAMILIES.get(str(declared))
+    if module is None:
+        raise ModelError(
+            f"{files.denoiser} holds a {declared}, which this engine does not drive; "
+            f"known: {_known()}"
+        )
+    return import_module(module)
+
+
+def _known() -> str:
+    return ", ".join(FAMILIES)
+
+
+def with_preset_defaults(facts: ModelFacts, preset: Preset) -> ModelFacts:
+    """A family's facts with the preset's own defaults on top."""
+    return replace(facts, defaults=replace(facts.defaults, **preset.defaults))

@@ -1,0 +1,233 @@
+"""The family of `UNet3DConditionModel`: VideoCrafter2, ModelScope, ZeroScope, the embedded demo.
+
+A 2-D autoencoder: one latent frame is one pixel frame.
+
+Legend: B batch, C channels, F frames, H height, W width, S text tokens, D text channels
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL, UNet3DConditionModel
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.resnet import TemporalConvLayer
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from safetensors import safe_open
+from torch import nn
+
+from video_infinity.adapters.base import ModelFacts
+from video_infinity.adapters.components import load_part, load_scheduler, silenced
+from video_infinity.adapters.files import check_safetensors, read_json, weight_files
+from video_infinity.adapters.lora import merge_lora
+from video_infinity.adapters.registry import ModelFiles, with_preset_defaults
+from video_infinity.config import ModelDefaults, ModelSpec
+from video_infinity.context.install import ModuleSite, Sites
+from video_infinity.errors import ModelError
+
+FPS_PREFIX = "fps_embedding."
+DEFAULT_FPS_CONDITION = 24
+_EXTRA_FACTS = "video_infinity.json"
+
+
+class TimeEmbeddingWithFps(nn.Module):
+    """The time embedding plus that of the frame rate, as VideoCrafter2 was trained.
+
+    Takes the place of the denoiser's `time_embedding`; `fps_embedding` maps a sinusoidal
+    projection of the frame rate to the same channels.
+    """
+
+    def __init__(self, time_embedding: nn.Module, fps_embedding: nn.Module, fps: int) -> None:
+        super().__init__()
+        self.time_embedding, self.fps_embedding, self.fps = time_embedding, fps_embedding, fps
+
+    def forward(self, sample: torch.Tensor, condition: Any = None) -> torch.Tensor:
+        channels = cast(Any, self.fps_embedding).linear_1.in_features
+        project = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+        fps = project(torch.tensor([float(self.fps)], device=sample.device)).to(sample.dtype)
+        emb = self.time_embedding(sample, condition) + self.fps_embedding(fps)
+        return cast(torch.Tensor, emb)
+
+
+class UNet3DAdapter:
+    """A loaded model of this family; see `adapters.base.Adapter` for the contract."""
+
+    def __init__(
+        self,
+        facts: ModelFacts,
+        unet: UNet3DConditionModel,
+        vae: AutoencoderKL,
+        text_encoder: Any,
+        tokenizer: Any,
+        scheduler: Any,
+    ) -> None:
+        self.facts = facts
+        self.unet, self.vae = unet, vae
+        self.text_encoder, self.tokenizer = text_encoder, tokenizer
+        self._scheduler = scheduler
+        for module in (unet, vae, text_encoder):
+            module.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return cast(torch.device, self.unet.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return cast(torch.dtype, self.unet.dtype)
+
+    def make_scheduler(self) -> Any:
+        return copy.deepcopy(self._scheduler)
+
+    def sites(self) -> Sites:
+        attention, convs, norms, text = [], [], [], []
+        for module in self.unet.modules():
+            if isinstance(module, TemporalConvLayer):
+                convs += [ModuleSite(module, f"conv{n}") for n in (1, 2, 3, 4)]
+            elif isinstance(module, TransformerTemporalModel):
+                norms.append(ModuleSite(module, "norm"))
+                attention += [a for b in module.transformer_blocks for a in (b.attn1, b.attn2)]
+            elif isinstance(module, Transformer2DModel):
+                text += [block.attn2 for block in module.transformer_blocks]
+        return Sites(tuple(attention), tuple(convs), tuple(norms), tuple(text))
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        wants_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
+        states = self.text_encoder(
+            tokens.input_ids.to(self.device),
+            attention_mask=tokens.attention_mask.to(self.device) if wants_mask else None,
+        )
+        return cast(torch.Tensor, states[0])
+
+    def truncated(self, prompt: str) -> bool:
+        """Whether the text encoder sees less than the whole prompt."""
+        ids = self.tokenizer([prompt], truncation=False, verbose=False).input_ids[0]
+        return bool(len(ids) > self.tokenizer.model_max_length)
+
+    def denoise(
+        self, z_BCFHW: torch.Tensor, timestep: torch.Tensor, text_BSD: torch.Tensor
+    ) -> torch.Tensor:
+        predicted = self.unet(
+            z_BCFHW.to(self.dtype), timestep, text_BSD.to(self.dtype), return_dict=False
+        )
+        return cast(torch.Tensor, predicted[0])
+
+    @torch.inference_mode()
+    def decode(self, z_CFHW: torch.Tensor, slice_frames: int) -> Iterator[torch.Tensor]:
+        for z_slice in z_CFHW.transpose(0, 1).split(slice_frames):
+            scaled = z_slice.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
+            picture_FCHW = self.vae.decode(scaled).sample.float()
+            level = (picture_FCHW / 2 + 0.5).clamp(0, 1) * 255
+            yield level.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
+
+
+def inspect(files: ModelFiles, spec: ModelSpec) -> ModelFacts:
+    """The facts of this family from configs and file headers; see `registry.inspect_model`."""
+    unet_config = read_json(files.denoiser / "config.json")
+    vae_config = read_json(files.base / "vae" / "config.json")
+    for part in (files.denoiser, files.base / "vae", files.base / "text_encoder"):
+        weight_files(part)
+    _check_fps_condition(files, spec)
+    facts = _facts(files.name, unet_config, vae_config, _extra_facts(files.base))
+    return with_preset_defaults(facts, files.preset)
+
+
+def load(files: ModelFiles, spec: ModelSpec, facts: ModelFacts) -> UNet3DAdapter:
+    """Read the weights and move them; see `registry.load_model`."""
+    from transformers import AutoTokenizer, CLIPTextModel
+
+    dtype = getattr(torch, spec.dtype)
+    unet = load_part(UNet3DConditionModel, files.denoiser, dtype)
+    vae = load_part(AutoencoderKL, files.base / "vae", dtype)
+    text_encoder = load_part(CLIPTextModel, files.base / "text_encoder", dtype)
+    with silenced():
+        tokenizer = AutoTokenizer.from_pretrained(files.base / "tokenizer")
+    if files.lora is not None:
+        merge_lora(unet, files.lora)
+    if _has_fps(files.denoiser):
+        _add_fps(unet, files.denoiser, spec.fps_condition or DEFAULT_FPS_CONDITION, dtype)
+    scheduler = load_scheduler(files.base / "scheduler", files.preset.scheduler)
+    for module in (unet, vae, text_encoder):
+        module.to(torch.device(spec.device))
+    return UNet3DAdapter(facts, unet, vae, text_encoder, tokenizer, scheduler)
+
+
+def drives(denoiser: Any) -> bool:
+    """Whether a loaded denoiser is of this family."""
+    return isinstance(denoiser, UNet3DConditionModel)
+
+
+def wrap(pipe: Any) -> UNet3DAdapter:
+    """Drive the modules of a loaded `TextToVideoSDPipeline`."""
+    facts = _facts(type(pipe).__name__, dict(pipe.unet.config), dict(pipe.vae.config), {})
+    return UNet3DAdapter(
+        facts, pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler
+    )
+
+
+def _facts(
+    name: str, unet_config: dict[str, Any], vae_config: dict[str, Any], extra: dict[str, Any]
+) -> ModelFacts:
+    ratio = 2 ** (len(vae_config["block_out_channels"]) - 1)
+    sample_size = unet_config.get("sample_size") or 32
+    rows, columns = (sample_size,) * 2 if isinstance(sample_size, int) else sample_size
+    defaults = ModelDefaults(height=rows * ratio, width=columns * ratio)
+    known = {f.name for f in fields(ModelDefaults)}
+    return ModelFacts(
+        family="unet3d",
+        name=name,
+        pixels_per_latent=ratio,
+        size_multiple=ratio,
+        latent_channels=unet_config["in_channels"],
+        defaults=replace(defaults, **{k: v for k, v in extra.items() if k in known}),
+        vocabulary=tuple(extra.get("vocabulary", ())),
+    )
+
+
+def _extra_facts(base: Path) -> dict[str, Any]:
+    path = base / _EXTRA_FACTS
+    return read_json(path) if path.exists() else {}
+
+
+def _has_fps(denoiser: Path) -> bool:
+    return any(
+        key.startswith(FPS_PREFIX) for f in weight_files(denoiser) for key in check_safetensors(f)
+    )
+
+
+def _check_fps_condition(files: ModelFiles, spec: ModelSpec) -> None:
+    if spec.fps_condition is not None and not _has_fps(files.denoiser):
+        raise ModelError(
+            f"--fps-condition {spec.fps_condition}: this denoiser takes no frame rate; drop the "
+            "flag (--fps sets the playback)"
+        )
+
+
+def _add_fps(unet: UNet3DConditionModel, denoiser: Path, fps: int, dtype: torch.dtype) -> None:
+    state = {}
+    for file in weight_files(denoiser):
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 (safe_open is not iterable)
+                if key.startswith(FPS_PREFIX):
+                    state[key.removeprefix(FPS_PREFIX)] = tensors.get_tensor(key)
+    channels = unet.config.block_out_channels[0]
+    embedding = TimestepEmbedding(channels, 4 * channels)
+    try:
+        embedding.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(f"{denoiser}: the fps embedding does not fit: {error}") from error
+    unet.time_embedding = TimeEmbeddingWithFps(unet.time_embedding, embedding.to(dtype), fps)

@@ -1,0 +1,103 @@
+"""The seam between the plan and the wire.
+
+Every call is made by all ranks in the same order; none may stand behind a condition that
+differs between ranks. Every wait has a deadline and raises ExchangeError when it passes.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+
+@dataclass(frozen=True)
+class Message:
+    """A tensor for, or a buffer from, another rank. Contiguous; both sides know its shape."""
+
+    peer: int
+    tensor: torch.Tensor
+
+
+class Pending(Protocol):
+    """Communication under way."""
+
+    def wait(self) -> None:
+        """Return when every receive buffer is filled. Raises ExchangeError at the deadline."""
+
+
+class Communicator(ABC):
+    """One rank's end of the wire.
+
+    rank, size      this rank and the number of ranks
+    bytes_received  payload bytes this rank has received so far
+    """
+
+    rank: int
+    size: int
+    bytes_received: int = 0
+
+    def post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
+        """Start all sends and receives at once; nothing is complete before `wait`."""
+        self.bytes_received += sum(message.tensor.nbytes for message in receives)
+        return self._post(sends, receives)
+
+    def gather(self, local: torch.Tensor) -> tuple[torch.Tensor, Pending]:
+        """Start sharing a small tensor of the same shape on every rank with all ranks.
+
+        Returns the buffer [size, *local.shape], valid after `wait`, and what to wait for.
+        """
+        self.bytes_received += local.nbytes * (self.size - 1)
+        return self._gather(local.contiguous())
+
+    @abstractmethod
+    def _post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending: ...
+
+    @abstractmethod
+    def _gather(self, local: torch.Tensor) -> tuple[torch.Tensor, Pending]: ...
+
+    @abstractmethod
+    def barrier(self) -> None:
+        """Return when all ranks have come here."""
+
+    def gather_json(self, value: Any) -> list[Any]:
+        """Share one plain value per rank with all ranks, as JSON (never pickle)."""
+        payload = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes, pending = self.gather(torch.tensor([payload.numel()]))
+        pending.wait()
+        padded = torch.zeros(int(sizes.max()), dtype=torch.uint8)
+        padded[: payload.numel()] = payload
+        rows, pending = self.gather(padded)
+        pending.wait()
+        return [
+            json.loads(bytes(row[: int(size)].tolist()))
+            for row, size in zip(rows, sizes, strict=True)
+        ]
+
+
+class Done:
+    """Nothing to wait for."""
+
+    def wait(self) -> None:
+        return None
+
+
+class SingleCommunicator(Communicator):
+    """A world of one rank: nothing travels."""
+
+    rank = 0
+    size = 1
+
+    def _post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
+        assert not sends and not receives, "a single rank has nobody to talk to"
+        return Done()
+
+    def _gather(self, local: torch.Tensor) -> tuple[torch.Tensor, Pending]:
+        return local[None], Done()
+
+    def barrier(self) -> None:
+        return None

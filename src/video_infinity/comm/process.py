@@ -1,0 +1,102 @@
+"""Ranks as processes of torch.distributed: gloo on CPU, NCCL on CUDA, one code path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from video_infinity.comm.base import Communicator, Message, Pending
+from video_infinity.errors import ExchangeError
+
+
+class _Works:
+    def __init__(
+        self, works: Sequence[Any], guard: Callable[[Callable[[], Any]], Any], wait_s: float | None
+    ) -> None:
+        self._works, self._guard, self._wait_s = works, guard, wait_s
+
+    def wait(self) -> None:
+        deadline = () if self._wait_s is None else (timedelta(seconds=self._wait_s),)
+        for work in self._works:
+            self._guard(partial(work.wait, *deadline))
+
+
+class ProcessCommunicator(Communicator):
+    """One rank's end of the default process group.
+
+    On CUDA a wait orders the stream and does not block the host: there the deadline is the
+    watchdog's, which ends the process. On CPU every wait carries the deadline itself.
+    """
+
+    def __init__(self, device: torch.device, timeout_s: float) -> None:
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
+        self._timeout_s = timeout_s
+        self._wait_s = None if device.type == "cuda" else timeout_s
+
+    def _guard(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise ExchangeError(
+                f"rank {self.rank}: the exchange with another rank failed or took longer than "
+                f"{self._timeout_s:g} s ({reason}); see that rank's error, or raise --timeout"
+            ) from error
+
+    def _post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
+        operations = [dist.P2POp(dist.irecv, m.tensor, m.peer) for m in receives]
+        operations += [dist.P2POp(dist.isend, m.tensor, m.peer) for m in sends]
+        if not operations:
+            return _Works((), self._guard, self._wait_s)
+        works = self._guard(lambda: dist.batch_isend_irecv(operations))
+        return _Works(works, self._guard, self._wait_s)
+
+    def _gather(self, local: torch.Tensor) -> tuple[torch.Tensor, Pending]:
+        rows = torch.empty((self.size, *local.shape), dtype=local.dtype, device=local.device)
+        work = self._guard(
+            lambda: dist.all_gather_single(
+                rows.view(self.size * local.numel()), local.view(-1), async_op=True
+            )
+        )
+        wait_s = None if local.device.type == "cuda" else self._timeout_s
+        return rows, _Works((work,), self._guard, wait_s)
+
+    def barrier(self) -> None:
+        """Control traffic stays on the CPU's group, where a wait blocks the host."""
+        _, pending = self._gather(torch.zeros(1))
+        pending.wait()
+
+
+def in_torchrun() -> bool:
+    """Whether a launcher has given this process a rank."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+@contextmanager
+def joined_world(device: torch.device, timeout_s: float) -> Iterator[ProcessCommunicator]:
+    """Join the world that RANK, WORLD_SIZE and MASTER_ADDR describe, and leave it at the end.
+
+    Raises ExchangeError if the other ranks do not come within the deadline.
+    """
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    except (RuntimeError, ValueError) as error:
+        raise ExchangeError(
+            f"the {os.environ.get('WORLD_SIZE')} ranks did not meet within {timeout_s:g} s: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    try:
+        yield ProcessCommunicator(device, timeout_s)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,104 @@
+"""The context exchange of one temporal layer: frames of other ranks' clips, in one round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from video_infinity.comm import Communicator, Message, Pending
+from video_infinity.plan import Clip, Transfer
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """Own frames between those received from earlier and from later ranks.
+
+    left_frames, right_frames  which frames came, rising
+    left, right                per tensor that was exchanged: those frames, or None
+    """
+
+    left_frames: tuple[int, ...]
+    right_frames: tuple[int, ...]
+    left: tuple[torch.Tensor, ...] | None
+    right: tuple[torch.Tensor, ...] | None
+
+
+class FrameExchange:
+    """An exchange under way: posted when built, complete after `wait`.
+
+    own    tensors of this rank's clip with frames along `dim`; all travel in one message
+    clip   the frames that they hold
+    Transfers are posted in the order of their phases (global; odd-even; even-odd).
+    Source: Tan et al. (2024), section 3.2; both partners post before either waits.
+    """
+
+    def __init__(
+        self,
+        comm: Communicator,
+        clip: Clip,
+        transfers: Sequence[Transfer],
+        own: Sequence[torch.Tensor],
+        dim: int,
+    ) -> None:
+        self._rank, self._dim = comm.rank, dim
+        sends = [
+            Message(t.target, _pack(own, t.frames, clip, dim))
+            for t in transfers
+            if t.source == comm.rank
+        ]
+        self._incoming = [t for t in transfers if t.target == comm.rank]
+        receives = [Message(t.source, _buffer(own, len(t.frames), dim)) for t in self._incoming]
+        self._buffers = [message.tensor for message in receives]
+        self._sends = sends
+        self._pending: Pending = comm.post(sends, receives)
+
+    def wait(self) -> Neighbourhood:
+        """The received frames, in timeline order. Raises ExchangeError at the deadline."""
+        self._pending.wait()
+        self._sends.clear()
+        arrived = sorted(
+            zip(self._incoming, self._buffers, strict=True), key=lambda pair: pair[0].source
+        )
+        left = [pair for pair in arrived if pair[0].source < self._rank]
+        right = [pair for pair in arrived if pair[0].source > self._rank]
+        return Neighbourhood(
+            tuple(frame for transfer, _ in left for frame in transfer.frames),
+            tuple(frame for transfer, _ in right for frame in transfer.frames),
+            _join([buffer for _, buffer in left], self._dim),
+            _join([buffer for _, buffer in right], self._dim),
+        )
+
+
+def _pack(
+    own: Sequence[torch.Tensor], frames: tuple[int, ...], clip: Clip, dim: int
+) -> torch.Tensor:
+    first, count = frames[0] - clip.start, len(frames)
+    if frames[-1] - frames[0] + 1 == count:
+        return torch.stack([x.narrow(dim, first, count) for x in own]).contiguous()
+    index = torch.tensor([frame - clip.start for frame in frames], device=own[0].device)
+    return torch.stack([x.index_select(dim, index) for x in own]).contiguous()
+
+
+def _buffer(own: Sequence[torch.Tensor], num_frames: int, dim: int) -> torch.Tensor:
+    shape = list(own[0].shape)
+    shape[dim] = num_frames
+    return own[0].new_empty((len(own), *shape))
+
+
+def _join(buffers: Sequence[torch.Tensor], dim: int) -> tuple[torch.Tensor, ...] | None:
+    if not buffers:
+        return None
+    joined = buffers[0] if len(buffers) == 1 else torch.cat(list(buffers), dim + 1)
+    return tuple(joined.unbind(0))
+
+
+def widen(own: torch.Tensor, nth: int, around: Neighbourhood, dim: int) -> torch.Tensor:
+    """The nth exchanged tensor with the received frames on both sides of one's own."""
+    parts = [own]
+    if around.left is not None:
+        parts.insert(0, around.left[nth])
+    if around.right is not None:
+        parts.append(around.right[nth])
+    return own if len(parts) == 1 else torch.cat(parts, dim)

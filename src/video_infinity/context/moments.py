@@ -1,0 +1,59 @@
+"""Group-norm moments over the whole timeline, from those of the ranks' clips. Pure.
+
+Legend: R ranks, N batch, G groups, C channels, F frames, H height, W width
+"""
+
+from __future__ import annotations
+
+import torch
+
+from video_infinity.errors import PlanError
+
+
+def clip_moments(x_NCFHW: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """Mean and biased variance of every group over one clip.
+
+    Returns float32 [2, N, G].
+    """
+    grouped = x_NCFHW.float().unflatten(1, (num_groups, -1))
+    variance_NG, mean_NG = torch.var_mean(grouped, dim=(2, 3, 4, 5), correction=0)
+    return torch.stack((mean_NG, variance_NG))
+
+
+def merge_moments(
+    count_R: torch.Tensor, mean_RNG: torch.Tensor, var_RNG: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Combine per-rank group-norm moments into those of the whole timeline.
+
+    count_R             weights: elements (or frames, where all frames are alike in size)
+    mean_RNG, var_RNG   float32 mean and biased variance of each rank's clip
+    Returns mean_NG and the biased var_NG, as torch.nn.GroupNorm uses it.
+    Raises PlanError if the leading sizes differ.
+    Source: Chan, Golub & LeVeque (1983).
+    """
+    if not len(count_R) == len(mean_RNG) == len(var_RNG):
+        raise PlanError(
+            f"moments of {len(count_R)}, {len(mean_RNG)} and {len(var_RNG)} ranks do not match"
+        )
+    share_R11 = (count_R / count_R.sum()).to(mean_RNG)[:, None, None]
+    mean_NG = (share_R11 * mean_RNG).sum(0)
+    var_NG = (share_R11 * (var_RNG + (mean_RNG - mean_NG).square())).sum(0)
+    return mean_NG, var_NG
+
+
+def apply_group_norm(
+    x_NCFHW: torch.Tensor,
+    mean_NG: torch.Tensor,
+    var_NG: torch.Tensor,
+    norm: torch.nn.GroupNorm,
+) -> torch.Tensor:
+    """Normalise with given moments and the norm's own affine parameters, as GroupNorm does."""
+    repeat = norm.num_channels // norm.num_groups
+    rstd_NC = (var_NG + norm.eps).rsqrt().repeat_interleave(repeat, dim=1)
+    mean_NC = mean_NG.repeat_interleave(repeat, dim=1)
+    scale_NC = rstd_NC if norm.weight is None else rstd_NC * norm.weight.float()
+    shift_NC = -mean_NC * scale_NC
+    if norm.bias is not None:
+        shift_NC = shift_NC + norm.bias.float()
+    scale, shift = (x[:, :, None, None, None] for x in (scale_NC, shift_NC))
+    return torch.addcmul(shift, x_NCFHW, scale).to(x_NCFHW.dtype)

@@ -1,0 +1,45 @@
+"""Peak memory of this rank above what it held when the measure began."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+
+
+class PeakMemory:
+    """Measure from construction on. On CUDA the allocator's peak; else the process's.
+
+    Where the system cannot reset the process's peak (not Linux), an earlier and higher peak
+    hides a later one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        with contextlib.suppress(OSError):
+            _CLEAR.write_text(_RESET_PEAK)
+        self._base = _process_peak_bytes()
+
+    def peak_bytes(self) -> int:
+        """Highest use so far: on CUDA in all, on the CPU above the start."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return max(0, _process_peak_bytes() - self._base)
+
+
+def _process_peak_bytes() -> int:
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,45 @@
+"""What a method is given, and what it yields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from video_infinity.adapters.base import Adapter
+from video_infinity.comm import Communicator
+from video_infinity.context.layers import BiasSchedule
+from video_infinity.plan import Clip, Plan
+
+
+@dataclass(frozen=True)
+class DenoiseJob:
+    """One rank's share of a denoise.
+
+    scheduler         fresh, its timesteps set
+    text_BFSD         text states: B = 2 (negative, prompt) with guidance, else 1 (prompt)
+    noise_1CFHW       unit noise of the clip's frames, float32
+    """
+
+    adapter: Adapter
+    comm: Communicator
+    plan: Plan
+    schedule: BiasSchedule
+    scheduler: Any
+    guidance_scale: float
+    text_BFSD: torch.Tensor
+    noise_1CFHW: torch.Tensor
+    seed: int
+
+    @property
+    def clip(self) -> Clip:
+        return self.plan.clips[self.comm.rank]
+
+
+class Method(Protocol):
+    """A way to denoise a long video."""
+
+    def __call__(self, job: DenoiseJob) -> Iterator[torch.Tensor]:
+        """Yield the clip's latents [1, C, F, H, W] after every step of the scheduler."""

@@ -1,0 +1,226 @@
+"""The public Python API, and the one place where the parts are put together."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from video_infinity.adapters import Adapter, load_model
+from video_infinity.adapters.registry import adapter_of
+from video_infinity.comm import Communicator, SingleCommunicator
+from video_infinity.config import ModelSpec, Request, chosen
+from video_infinity.engine import ClipRun, Observer, Sink, make_plan
+from video_infinity.errors import TimelineError
+from video_infinity.latents import LatentsWriter
+from video_infinity.launch import api_world, rank_device
+from video_infinity.output import check_new_file
+from video_infinity.preflight import prepare, prompt_warnings, resolve_device
+from video_infinity.progress import default_observer
+from video_infinity.timeline import PromptTimeline
+from video_infinity.video import Video
+
+
+def run_request(
+    request: Request,
+    adapter: Adapter,
+    comm: Communicator,
+    sink: Sink,
+    observer: Observer,
+    load_seconds: float,
+) -> dict[str, Any]:
+    """Carry out a prepared request on this rank; all ranks call this alike.
+
+    sink  takes the frames, on rank 0 alone
+    Returns the report (the same on every rank).
+    """
+    begin = time.perf_counter()
+    plan = make_plan(request, adapter.facts.num_latent_frames(request.video.num_frames), comm.size)
+    run = ClipRun(request, adapter, comm, plan, observer)
+    latents = run.denoise()
+    save = request.output.save_latents
+    if save is not None:
+        _, channels, _, height, width = latents.shape
+        shape_LCHW = (plan.num_latent_frames, channels, height, width)
+        if comm.rank == 0:
+            with LatentsWriter(save, shape_LCHW) as writer:
+                run.deliver_latents(latents, writer)
+        else:
+            run.deliver_latents(latents, None)
+    run.deliver_frames(latents, sink)
+    run.measures.seconds["load"] = load_seconds
+    run.measures.seconds["total"] = time.perf_counter() - begin + load_seconds
+    return _report(request, adapter, run, comm)
+
+
+def _report(request: Request, adapter: Adapter, run: ClipRun, comm: Communicator) -> dict[str, Any]:
+    measures, plan = run.measures, run.plan
+    per_rank = comm.gather_json(
+        {"bytes": measures.bytes_per_step, "peak": measures.peak_memory_bytes}
+    )
+    seconds = measures.seconds
+    write = seconds.get("write", 0.0)
+    return {
+        "version": version("video-infinity"),
+        "model": {"name": adapter.facts.name, "family": adapter.facts.family},
+        "timeline": request.timeline.to_json(),
+        "seed": request.video.seed,
+        "num_frames": request.video.num_frames,
+        "num_latent_frames": plan.num_latent_frames,
+        "ranks": comm.size,
+        "clips": [[clip.start, clip.stop] for clip in plan.clips],
+        "settings": request.settings(),
+        "seconds": {
+            "load": seconds["load"],
+            "encode": seconds["encode"],
+            "denoise": seconds["denoise"],
+            "decode": seconds["decode"] + seconds["collect"] - write,
+            "write": write,
+            "total": seconds["total"],
+        },
+        "seconds_per_step": measures.seconds_per_step,
+        "bytes_received_per_step": [rank["bytes"] for rank in per_rank],
+        "peak_memory_bytes": [rank["peak"] for rank in per_rank],
+        "output": [
+            str(path) for path in (request.output.output, request.output.save_latents) if path
+        ],
+    }
+
+
+class VideoInfinityPipeline:
+    """Text to a video of any length, on all ranks of the process group there is.
+
+    Started by `python`, it is one rank; started by torchrun, every rank runs the same script,
+    and rank 0 has the frames. Calls must be made alike on all ranks.
+    """
+
+    def __init__(
+        self, adapter: Adapter, comm: Communicator | None = None, load_seconds: float = 0.0
+    ) -> None:
+        self.adapter = adapter
+        self._comm = comm or SingleCommunicator()
+        self._load_seconds = load_seconds
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = "demo",
+        *,
+        unet: str | None = None,
+        revision: str | None = None,
+        lora: str | None = None,
+        fps_condition: int | None = None,
+        device: str = "auto",
+        dtype: str | torch.dtype = "float32",
+        timeout: float = 600.0,
+    ) -> Self:
+        """Load an embedded model, a preset, or a directory or hub id in diffusers format.
+
+        timeout  longest wait for another rank, in seconds
+        Raises ModelError or ConfigError, each with what to change.
+        """
+        begin = time.perf_counter()
+        name = str(dtype).removeprefix("torch.")
+        spec = ModelSpec(str(model), unet, revision, lora, fps_condition, device, name)
+        spec = replace(spec, device=rank_device(resolve_device(device)))
+        comm = api_world(torch.device(spec.device), timeout)
+        return cls(load_model(spec), comm, time.perf_counter() - begin)
+
+    @classmethod
+    def from_pipe(cls, pipe: Any, *, timeout: float = 600.0) -> Self:
+        """Drive the modules of a loaded diffusers pipeline, where they are.
+
+        Raises ModelError if its denoiser is of no family that the engine drives.
+        """
+        adapter = adapter_of(pipe)
+        return cls(adapter, api_world(adapter.device, timeout))
+
+    def __call__(
+        self,
+        prompt: str | None = None,
+        *,
+        timeline: PromptTimeline | Sequence[dict[str, Any]] | str | Path | None = None,
+        observer: Observer | None = None,
+        **options: Any,
+    ) -> Video:
+        """Generate a video.
+
+        timeline  prompts over time instead of `prompt`: entries {start, prompt, transition}, or
+                  a YAML or JSON file
+        options   as the command line's, with underscores: num_frames, seed,
+                  num_inference_steps, guidance_scale, negative_prompt, height, width, fps,
+                  local_frames, global_frames, local_bias, global_bias, bias_switch, method,
+                  initial_latents (a file), save_latents (a file)
+        observer  hears of phases, steps and frames; by default a bar on rank 0's terminal
+        Returns a Video. Raises UserError for what cannot be done, RunError if the run fails.
+        """
+        request = Request.from_options(as_timeline(prompt, timeline), _api_options(options))
+        if request.output.save_latents is not None:
+            check_new_file(request.output.save_latents, overwrite=True, what="save_latents")
+        request = prepare(request, self.adapter.facts, self._comm.size)
+        is_main = self._comm.rank == 0
+        if is_main:
+            for line in prompt_warnings(request, self.adapter.facts):
+                warnings.warn(line, stacklevel=2)
+        video = Video(
+            chosen(request.output.fps),
+            chosen(request.video.height),
+            chosen(request.video.width),
+            is_main=is_main,
+        )
+        with default_observer(observer, is_main=is_main) as heard:
+            video.report = run_request(
+                request, self.adapter, self._comm, video.append, heard, self._load_seconds
+            )
+        return video
+
+
+_API_OPTIONS = (
+    "num_frames",
+    "seed",
+    "num_inference_steps",
+    "guidance_scale",
+    "negative_prompt",
+    "height",
+    "width",
+    "fps",
+    "local_frames",
+    "global_frames",
+    "local_bias",
+    "global_bias",
+    "bias_switch",
+    "method",
+    "initial_latents",
+    "save_latents",
+)
+
+
+def _api_options(options: dict[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(options) - set(_API_OPTIONS))
+    if unknown:
+        raise TypeError(f"unknown keyword {', '.join(unknown)}; known: {', '.join(_API_OPTIONS)}")
+    return options
+
+
+def as_timeline(prompt: str | None, timeline: Any) -> PromptTimeline:
+    """One timeline from either a prompt or a timeline.
+
+    Raises TimelineError if there is neither, or both, or an empty prompt.
+    """
+    if prompt is not None and timeline is not None:
+        raise TimelineError("give a prompt or a timeline, not both")
+    if timeline is None:
+        if prompt is None or not str(prompt).strip():
+            raise TimelineError("the prompt is empty; say what to show, or give --timeline FILE")
+        return PromptTimeline.single(str(prompt))
+    if isinstance(timeline, PromptTimeline):
+        return timeline
+    if isinstance(timeline, str | Path):
+        return PromptTimeline.from_file(Path(timeline))
+    return PromptTimeline.from_entries(timeline)

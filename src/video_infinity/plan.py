@@ -1,0 +1,182 @@
+"""The plan: which rank holds which frames, and which frames it needs from whom.
+
+Pure: a function of numbers of frames and ranks, computed alike on every rank, without
+torch.distributed. Frames here are latent frames.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from video_infinity.errors import PlanError
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A contiguous, non-empty span [start, stop) of the timeline."""
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop:
+            raise PlanError(f"a clip needs 0 <= start < stop, got [{self.start}, {self.stop})")
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __contains__(self, frame: int) -> bool:
+        return self.start <= frame < self.stop
+
+    @property
+    def frames(self) -> range:
+        return range(self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Frames that travel in one message from rank `source` to rank `target`.
+
+    phase   1 global context and frames from beyond the next clip; 2 between an odd rank and
+            the next one; 3 between an even rank and the next one
+    """
+
+    source: int
+    target: int
+    frames: tuple[int, ...]
+    phase: int
+
+
+@dataclass(frozen=True)
+class Scopes:
+    """Who may look at whom in dual-scope attention.
+
+    local_frames    h: frame i sees every j with |i - j| <= h
+    global_frames   G: frames, chosen over the whole timeline, that every frame sees
+    """
+
+    local_frames: int
+    global_frames: int
+
+    def __post_init__(self) -> None:
+        for name in ("local_frames", "global_frames"):
+            if getattr(self, name) < 0:
+                raise PlanError(f"{name}={getattr(self, name)} must not be negative")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one timeline is shared out.
+
+    clips   one per rank, in timeline order, without gaps, starting at frame 0
+    scopes  of every dual-scope attention layer
+    Raises PlanError if the clips leave gaps or overlap.
+    """
+
+    clips: tuple[Clip, ...]
+    scopes: Scopes
+
+    def __post_init__(self) -> None:
+        expected = 0
+        for clip in self.clips:
+            if clip.start != expected:
+                raise PlanError(f"clips must touch: expected a clip at {expected}, got {clip}")
+            expected = clip.stop
+
+    @property
+    def num_latent_frames(self) -> int:
+        return self.clips[-1].stop
+
+    @property
+    def num_ranks(self) -> int:
+        return len(self.clips)
+
+    @property
+    def local_frames(self) -> int:
+        """h, cut off at L - 1: more cannot be seen."""
+        return min(self.scopes.local_frames, self.num_latent_frames - 1)
+
+    @cached_property
+    def global_context(self) -> tuple[int, ...]:
+        """G: the frames floor(k * L / |G|), evenly over the timeline, frame 0 among them."""
+        length = self.num_latent_frames
+        count = min(self.scopes.global_frames, length)
+        return tuple(k * length // count for k in range(count))
+
+    def owner(self, frame: int) -> int:
+        """The rank that holds a frame."""
+        for rank, clip in enumerate(self.clips):
+            if frame in clip:
+                return rank
+        raise PlanError(f"frame {frame} is not in the timeline of {self.num_latent_frames}")
+
+    def reach(self, rank: int, halo_frames: int) -> Clip:
+        """The rank's clip widened by a halo on both sides, cut off at the video's ends."""
+        clip = self.clips[rank]
+        return Clip(
+            max(0, clip.start - halo_frames),
+            min(self.num_latent_frames, clip.stop + halo_frames),
+        )
+
+    def attention_transfers(self) -> tuple[Transfer, ...]:
+        """What one attention layer sends: local halo and global context, each frame once."""
+        return _transfers(self.clips, self.local_frames, self.global_context)
+
+    def halo_transfers(self, halo_frames: int) -> tuple[Transfer, ...]:
+        """What a layer with a halo alone (a temporal convolution) sends."""
+        return _transfers(self.clips, halo_frames, ())
+
+
+def split_timeline(num_latent_frames: int, num_ranks: int) -> tuple[Clip, ...]:
+    """Cut the timeline into one clip per rank; lengths differ by one at most.
+
+    Raises PlanError if a rank would get no frame.
+    """
+    if num_latent_frames < 1 or num_ranks < 1:
+        raise PlanError(
+            f"num_latent_frames={num_latent_frames} on {num_ranks} ranks: both must be at least 1"
+        )
+    if num_latent_frames < num_ranks:
+        raise PlanError(
+            f"{num_latent_frames} latent frames cannot fill {num_ranks} ranks: each needs at "
+            f"least one; use --nproc-per-node {num_latent_frames} or more frames"
+        )
+    bounds = [rank * num_latent_frames // num_ranks for rank in range(num_ranks + 1)]
+    return tuple(Clip(a, b) for a, b in itertools.pairwise(bounds))
+
+
+def clips_of_lengths(lengths: Sequence[int]) -> tuple[Clip, ...]:
+    """Clips of given lengths, one after the other. Raises PlanError for an empty one."""
+    clips, start = [], 0
+    for length in lengths:
+        if length < 1:
+            raise PlanError(f"clip lengths {list(lengths)}: each must be at least 1")
+        clips.append(Clip(start, start + length))
+        start += length
+    return tuple(clips)
+
+
+@lru_cache(maxsize=64)
+def _transfers(
+    clips: tuple[Clip, ...], halo_frames: int, global_context: tuple[int, ...]
+) -> tuple[Transfer, ...]:
+    length = clips[-1].stop
+    transfers = []
+    for target, clip in enumerate(clips):
+        wanted = set(range(max(0, clip.start - halo_frames), clip.start))
+        wanted |= set(range(clip.stop, min(length, clip.stop + halo_frames)))
+        wanted |= {frame for frame in global_context if frame not in clip}
+        for source, other in enumerate(clips):
+            frames = tuple(sorted(frame for frame in wanted if frame in other))
+            if frames:
+                transfers.append(Transfer(source, target, frames, _phase(source, target)))
+    return tuple(sorted(transfers, key=lambda t: (t.phase, t.source, t.target)))
+
+
+def _phase(source: int, target: int) -> int:
+    if abs(source - target) != 1:
+        return 1
+    return 2 if min(source, target) % 2 == 1 else 3

@@ -1,0 +1,96 @@
+"""Everything that can be found wrong before a process is spawned or a weight is read."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from video_infinity.adapters import ModelFacts
+from video_infinity.config import Request, chosen, resolve
+from video_infinity.engine import make_plan
+from video_infinity.errors import ConfigError, PlanError
+from video_infinity.latents import check_latents
+from video_infinity.output import check_destination, check_new_file
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" as "cuda" where there is a GPU, else "cpu". Raises ConfigError for a missing GPU."""
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise ConfigError("--device cuda: this machine has no usable GPU; use --device cpu or auto")
+    if device == "auto":
+        return "cuda" if has_gpu else "cpu"
+    return device
+
+
+def resolve_ranks(nproc_per_node: int | None, device: str) -> int:
+    """Ranks on this machine: as asked, else one per GPU, else one.
+
+    Raises ConfigError for more ranks than GPUs.
+    """
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
+    if nproc_per_node is not None and gpus and nproc_per_node > gpus:
+        raise ConfigError(
+            f"--nproc-per-node {nproc_per_node}: this machine has {gpus} GPUs, one per rank; "
+            f"use {gpus} or fewer"
+        )
+    return nproc_per_node or max(1, gpus)
+
+
+def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
+    """The request with the model's defaults filled in, found possible on that many ranks.
+
+    Raises UserError for what the model cannot do, for frames that do not fill the ranks, and
+    for a latents file that does not fit.
+    """
+    request = resolve(request, facts.defaults)
+    height, width = chosen(request.video.height), chosen(request.video.width)
+    for name, size in (("height", height), ("width", width)):
+        multiple = facts.size_multiple
+        if size % multiple:
+            low = max(multiple, size // multiple * multiple)
+            raise ConfigError(
+                f"--{name} {size}: {facts.name} makes multiples of {multiple}; "
+                f"the nearest are {low} and {low + multiple}"
+            )
+    num_latent_frames = facts.num_latent_frames(request.video.num_frames)
+    if num_latent_frames < num_ranks:
+        raise PlanError(
+            f"--num-frames {request.video.num_frames} is {num_latent_frames} latent frames, fewer "
+            f"than {num_ranks} ranks: each needs one; ask for more frames or fewer ranks"
+        )
+    make_plan(request, num_latent_frames, num_ranks)
+    if request.video.initial_latents is not None:
+        shape_CHW = facts.latent_shape_CHW(height, width)
+        check_latents(request.video.initial_latents, (num_latent_frames, *shape_CHW))
+    return request
+
+
+def check_destinations(request: Request) -> None:
+    """Raise OutputError for any destination of a request that could not be written."""
+    output = request.output
+    check_destination(output.output, overwrite=output.overwrite)
+    sides = {"--save-latents": output.save_latents, "--report": output.report}
+    for name, path in sides.items():
+        if path is not None:
+            check_new_file(path, overwrite=output.overwrite, what=name)
+    named = [p.resolve() for p in (output.output, *sides.values()) if p is not None]
+    if len(set(named)) < len(named):
+        raise ConfigError("--output, --save-latents and --report must be different files")
+
+
+def prompt_warnings(request: Request, facts: ModelFacts) -> list[str]:
+    """A line for every prompt with words outside of a model's closed vocabulary."""
+    known = set(facts.vocabulary)
+    if not known:
+        return []
+    lines = []
+    for prompt in dict.fromkeys((*request.timeline.prompts, request.video.negative_prompt)):
+        unknown = [w for w in dict.fromkeys(re.findall(r"\w+", prompt.lower())) if w not in known]
+        if unknown:
+            lines.append(
+                f"{facts.name} does not know {', '.join(unknown)} in {prompt!r}; "
+                f"its words: {', '.join(facts.vocabulary)}"
+            )
+    return lines

@@ -1,0 +1,86 @@
+"""Guidance and one scheduler step, on a span of frames, with noise keyed by frame and step.
+
+A scheduler sees latents as [F, C, H, W], frames as its batch, as diffusers' own text-to-video
+pipeline hands them over. Then whatever it draws or thresholds, it does per frame.
+
+Legend: B batch, C channels, F frames, H height, W width
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+
+from video_infinity.errors import ModelError
+from video_infinity.noise import frame_generator
+
+
+def guide(prediction_BCFHW: torch.Tensor, guidance_scale: float) -> torch.Tensor:
+    """Classifier-free guidance over a batch of (unconditional, conditional).
+
+    Returns [1, C, F, H, W]; a batch of one is returned as it is.
+    Source: Ho & Salimans (2022), equation 6, with guidance_scale = 1 + w.
+    """
+    if prediction_BCFHW.shape[0] == 1:
+        return prediction_BCFHW
+    unconditional, conditional = prediction_BCFHW.chunk(2)
+    return unconditional + guidance_scale * (conditional - unconditional)
+
+
+def scheduler_step(
+    scheduler: Any,
+    prediction_BCFHW: torch.Tensor,
+    timestep: torch.Tensor,
+    z_BCFHW: torch.Tensor,
+    *,
+    seed: int,
+    frames: Sequence[int],
+    step: int,
+) -> torch.Tensor:
+    """One step of a diffusers scheduler on the given latent frames.
+
+    What it draws comes from one generator per (seed, frame, step). Returns z, as z_BCFHW.
+    """
+    options: dict[str, Any] = {}
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        options["generator"] = [frame_generator(seed, frame, step) for frame in frames]
+    prediction_FCHW, z_FCHW = (
+        x[0].transpose(0, 1).contiguous() for x in (prediction_BCFHW.float(), z_BCFHW)
+    )
+    stepped = scheduler.step(prediction_FCHW, timestep, z_FCHW, return_dict=False, **options)[0]
+    return cast(torch.Tensor, stepped.transpose(0, 1)[None])
+
+
+def check_splittable(scheduler: Any, num_inference_steps: int) -> None:
+    """Raise ModelError, by name, for a scheduler that cannot be split over frames.
+
+    Two frames are stepped together and one by one with the same draws: a scheduler that draws
+    or thresholds across frames, or from a hidden source, gives something else.
+    """
+    z = torch.linspace(-2.0, 3.0, 2 * 8).view(1, 2, 2, 2, 2)
+    together = _walk(copy.deepcopy(scheduler), z, (0, 1), num_inference_steps)
+    apart = [
+        _walk(copy.deepcopy(scheduler), z[:, :, i : i + 1], (i,), num_inference_steps)
+        for i in (0, 1)
+    ]
+    if not torch.allclose(together, torch.cat(apart, 2), rtol=1e-4, atol=1e-4, equal_nan=True):
+        raise ModelError(
+            f"{type(scheduler).__name__} draws or thresholds across frames, which cannot be "
+            "split over ranks; choose another scheduler, such as DPMSolverMultistepScheduler"
+        )
+
+
+def _walk(
+    scheduler: Any, z_BCFHW: torch.Tensor, frames: Sequence[int], num_inference_steps: int
+) -> torch.Tensor:
+    scheduler.set_timesteps(num_inference_steps)
+    for step, timestep in enumerate(scheduler.timesteps):
+        prediction = torch.sin(scheduler.scale_model_input(z_BCFHW, timestep))
+        z_BCFHW = scheduler_step(
+            scheduler, prediction, timestep, z_BCFHW, seed=0, frames=frames, step=step
+        )
+    return z_BCFHW
