@@ -59,7 +59,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     for name, parameter in module.named_parameters():
         fan_in = max(1, parameter[0].numel()) if parameter.ndim > 1 else 1
         noise = torch.randn(parameter.shape, generator=generator)
-        scale = fan_in**-0.5 if parameter.ndim > 1 else 0.2
+        scale = 0.5 * fan_in**-0.5 if parameter.ndim > 1 else 0.2
         offset = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
         parameter.data = offset + noise * scale
     return module.eval()

@@ -1,18 +1,17 @@
 """What a person asks for, as frozen dataclasses: the only place that validates options.
 
 A field that is None is the model's to choose; `resolve` fills it in from the model's facts.
-The names of the fields are the names of the flags and of the keys in a config file.
+The names of the fields are the names of the flags and of the keys in a config file; the one
+exception is `timeout_s`, whose flag and key leave the unit out.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
-
-import yaml
+from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 from video_infinity.errors import ConfigError
 from video_infinity.timeline import PromptTimeline
@@ -23,30 +22,45 @@ METHODS = ("clip-parallel", "independent")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_SEED = 2**63 - 1
+DEFAULT_OUTPUT = Path("video.mp4")
+"""Where the command writes unless told; the Python API writes nothing of its own accord."""
 
 
-def _check_range(
-    name: str, value: float | None, low: float, high: float, *, whole: bool = True
-) -> None:
-    if value is None:
-        return
-    kind = "a whole number" if whole else "a number"
-    right_type = isinstance(value, int) if whole else isinstance(value, int | float)
-    if isinstance(value, bool) or not right_type or not math.isfinite(value):
-        raise ConfigError(f"{flag(name)}={value!r} is not {kind}")
-    if not low <= value <= high:
-        bound = f"at least {low:g}" if value < low else f"at most {high:g}"
-        raise ConfigError(f"{flag(name)}={value} is out of range: it must be {bound}")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{flag(name)}={value!r} is unknown; choose from {', '.join(choices)}")
+SPELLINGS = {"timeout_s": "timeout"}
+"""Fields whose flag and key are not their name."""
 
 
 def flag(name: str) -> str:
     """The command line's spelling of a field's name."""
-    return "--" + name.replace("_", "-")
+    return "--" + SPELLINGS.get(name, name).replace("_", "-")
+
+
+def _check_range(
+    name: str, value: float | None, low: float, high: float, *, whole: bool = True, also: str = ""
+) -> None:
+    """Raise ConfigError unless a value is None or a number in range.
+
+    also  what else could be given, for the message
+    """
+    if value is None:
+        return
+    kind = "a whole number" if whole else "a number"
+    remedy = f"give {kind} from {low} to {high}{also}"
+    right_type = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not right_type or value != value:
+        raise ConfigError(f"{flag(name)} {value!r} is not {kind}; {remedy}")
+    if not low <= value <= high:
+        raise ConfigError(f"{flag(name)} {value!r} is out of range; {remedy}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{flag(name)} {value!r} is unknown; choose from {', '.join(choices)}")
+
+
+def _check_switch(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{flag(name)} {value!r} is no switch; give true or false")
 
 
 def chosen(value: T | None) -> T:
@@ -76,7 +90,7 @@ class ModelSpec:
         for name in ("model", "unet", "revision", "lora"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value.strip()):
-                raise ConfigError(f"{flag(name)}={value!r} must name something")
+                raise ConfigError(f"{flag(name)} {value!r} is no name; give one, or leave it out")
         _check_range("fps_condition", self.fps_condition, 1, 1000)
         _check_choice("device", self.device, DEVICES)
         _check_choice("dtype", self.dtype, DTYPES)
@@ -103,7 +117,7 @@ class VideoSpec:
         _check_range("num_inference_steps", self.num_inference_steps, 1, 1000)
         _check_range("guidance_scale", self.guidance_scale, 0, 1000, whole=False)
         if not isinstance(self.negative_prompt, str):
-            raise ConfigError(f"--negative-prompt={self.negative_prompt!r} is not text")
+            raise ConfigError(f"--negative-prompt {self.negative_prompt!r} is no text; put quotes")
 
 
 @dataclass(frozen=True)
@@ -122,16 +136,16 @@ class ScopeSpec:
     def __post_init__(self) -> None:
         _check_range("local_frames", self.local_frames, 0, 10**9)
         _check_range("global_frames", self.global_frames, 0, 10**6)
-        _check_range("local_bias", self.local_bias, -1e4, 1e4, whole=False)
-        _check_range("global_bias", self.global_bias, -1e4, 1e4, whole=False)
+        _check_range("local_bias", self.local_bias, -10_000, 10_000, whole=False)
+        _check_range("global_bias", self.global_bias, -10_000, 10_000, whole=False)
         _check_range("bias_switch", self.bias_switch, 0, 1000, whole=False)
 
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """Where results go. `fps` is for playback only."""
+    """Where results go; None is nowhere. `fps` is for playback only."""
 
-    output: Path = Path("video.mp4")
+    output: Path | None = None
     fps: float | None = None
     save_latents: Path | None = None
     report: Path | None = None
@@ -139,6 +153,7 @@ class OutputSpec:
 
     def __post_init__(self) -> None:
         _check_range("fps", self.fps, 0.01, 1000, whole=False)
+        _check_switch("overwrite", self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -157,8 +172,21 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         _check_choice("method", self.method, METHODS)
-        _check_range("nproc_per_node", self.nproc_per_node, 1, 4096)
-        _check_range("timeout", self.timeout_s, 1, 10**6, whole=False)
+        _check_range("nproc_per_node", self.nproc_per_node, 1, 4096, also=", or auto")
+        _check_range("timeout_s", self.timeout_s, 1, 10**6, whole=False)
+        _check_switch("quiet", self.quiet)
+        _check_switch("log_json", self.log_json)
+
+
+_PARTS: dict[str, Any] = {
+    "model": ModelSpec,
+    "video": VideoSpec,
+    "scopes": ScopeSpec,
+    "output": OutputSpec,
+    "run": RunSpec,
+}
+OPTION_NAMES = tuple(f.name for part in _PARTS.values() for f in fields(part))
+HINTS = {name: hint for part in _PARTS.values() for name, hint in get_type_hints(part).items()}
 
 
 @dataclass(frozen=True)
@@ -177,16 +205,11 @@ class Request:
 
     @classmethod
     def from_options(cls, timeline: PromptTimeline, options: Mapping[str, Any]) -> Self:
-        """Build from flat option names, as flags and config files give them.
+        """Build from flat option names; an option that is None takes its default.
 
         Raises ConfigError for a name that is no option, or a value that is out of range.
         """
-        check_option_names(options)
-        parts = {}
-        for name, part in _PARTS.items():
-            own = {f.name: options[f.name] for f in fields(part) if f.name in options}
-            parts[name] = part(**_with_paths(own))
-        return cls(timeline, **parts)
+        return cls(timeline, **check_options(options))
 
     def settings(self) -> dict[str, Any]:
         """All options, flat, as plain data for the report."""
@@ -196,60 +219,32 @@ class Request:
         return {key: str(v) if isinstance(v, Path) else v for key, v in flat.items()}
 
 
-_PARTS: dict[str, Any] = {
-    "model": ModelSpec,
-    "video": VideoSpec,
-    "scopes": ScopeSpec,
-    "output": OutputSpec,
-    "run": RunSpec,
-}
-_PATH_OPTIONS = ("initial_latents", "output", "save_latents", "report")
-OPTION_NAMES = tuple(f.name for part in _PARTS.values() for f in fields(part))
-
-
-def _with_paths(options: dict[str, Any]) -> dict[str, Any]:
-    for name in _PATH_OPTIONS:
-        value = options.get(name)
-        if value is None or isinstance(value, Path):
-            continue
-        if not isinstance(value, str) or not value:
-            raise ConfigError(f"{flag(name)}={value!r} is not a file name")
-        options[name] = Path(value)
-    return options
-
-
-def check_option_names(options: Mapping[str, Any]) -> None:
-    """Raise ConfigError that names the options which do not exist."""
-    unknown = sorted(str(name) for name in options if name not in OPTION_NAMES)
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a Request from flat options; raises ConfigError as `from_options` does."""
+    unknown = [str(name) for name in options if name not in OPTION_NAMES]
     if unknown:
-        raise ConfigError(
-            f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(OPTION_NAMES))}"
-        )
+        raise ConfigError(unknown_option(unknown[0], OPTION_NAMES))
+    given = {k: _as_path(k, v) for k, v in options.items() if v is not None}
+    return {
+        name: part(**{f.name: given[f.name] for f in fields(part) if f.name in given})
+        for name, part in _PARTS.items()
+    }
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Options from a YAML file; keys may be written with dashes. `timeout` is in seconds.
+def unknown_option(name: str, known: Iterable[str]) -> str:
+    """The message for a name that is no option: what is near it, else all there are."""
+    names = sorted(SPELLINGS.get(name, name) for name in known)
+    near = difflib.get_close_matches(name, names, n=1)
+    remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
+    return f"unknown option {name}; {remedy}"
 
-    Returns flat options; `prompt` and `timeline` may be among them.
-    Raises ConfigError if it cannot be read, or holds a key that is no option.
-    """
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the config file {path}: {error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, Mapping):
-        raise ConfigError(f"{path} must hold option: value pairs, not a {type(loaded).__name__}")
-    options = {str(key).replace("-", "_"): value for key, value in loaded.items()}
-    if "timeout" in options:
-        options["timeout_s"] = options.pop("timeout")
-    if options.get("nproc_per_node") == "auto":
-        options["nproc_per_node"] = None
-    check_option_names({k: v for k, v in options.items() if k not in ("prompt", "timeline")})
-    return options
+
+def _as_path(name: str, value: Any) -> Any:
+    if Path not in get_args(HINTS[name]) or isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{flag(name)} {value!r} is no file name; give one, or leave it out")
+    return Path(value)
 
 
 @dataclass(frozen=True)

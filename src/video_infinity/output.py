@@ -14,18 +14,12 @@ F frames, H height, W width, C = 3 (red, green, blue).
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import re
-import shutil
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from types import MappingProxyType
 from typing import Self
 
 import av
@@ -33,12 +27,32 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from video_infinity.destination import (
+    SUFFIXES,
+    atomic_write_bytes,
+    check_destination,
+    check_new_file,
+    claim,
+    flush_to_disk,
+    partial_path,
+    remove_partial,
+    replace,
+    settle_replaced,
+    write_failed,
+)
 from video_infinity.errors import OutputError, RunError
 
-# Suffix to the codecs that it takes, the default first. "" is a directory of PNGs.
-SUFFIXES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {".mp4": ("libx264", "mpeg4"), ".webm": ("libvpx-vp9",), ".gif": ("gif",), "": ("png",)}
-)
+__all__ = [
+    "SUFFIXES",
+    "FrameSink",
+    "atomic_write_bytes",
+    "check_destination",
+    "check_new_file",
+    "open_sink",
+    "partial_path",
+    "remove_partial",
+]
+
 # mbtree=0: with MB-tree, x264 (core 165) on AVX-512 wrote 12 different files in 12 runs over the
 # same 96x64 frames; on AVX2 or without MB-tree it does not.
 _CODEC_OPTIONS: Mapping[str, Mapping[str, str]] = {
@@ -55,198 +69,6 @@ _BT709 = 1  # in ITU-T H.273, for primaries, transfer and matrix alike
 _TV_RANGE = 1  # AVCOL_RANGE_MPEG
 _MIN_FPS, _MAX_FPS = 0.01, 1000.0
 _MAX_FPS_GIF = 50.0  # browsers show a delay below 2/100 s as 10/100 s
-_FRAME_NAME = re.compile(r"frame_\d{5,}\.png")
-
-
-def partial_path(path: Path) -> Path:
-    """Where the bytes of `path` are until they are complete: beside it, `.NAME.part`."""
-    return path.with_name(f".{path.name}.part")
-
-
-def remove_partial(path: Path) -> None:
-    """Remove what a killed run left beside `path`, if anything; what a live sink writes stays.
-
-    A directory of frames that the run was just replacing is put back.
-    """
-    partial = partial_path(path)
-    try:
-        os.close(_lock(partial))
-    except BlockingIOError:
-        return
-    except FileNotFoundError:
-        pass
-    if partial.is_dir():
-        shutil.rmtree(partial)
-    else:
-        partial.unlink(missing_ok=True)
-    _settle_replaced(path)
-
-
-def atomic_write_bytes(path: Path, data: bytes) -> None:
-    """Make `data` the content of `path`; a reader sees the old bytes or the new ones.
-
-    Raises RunError if the disk does not take them; `path` is then as it was.
-    """
-    partial = partial_path(path)
-    try:
-        try:
-            partial.write_bytes(data)
-            _flush_to_disk(partial)
-            _replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise _write_failed(path, error) from error
-
-
-def check_new_file(path: Path, *, overwrite: bool, what: str) -> None:
-    """Raise OutputError unless a file can be made at `path`. Leaves nothing behind.
-
-    overwrite  a regular file may be there already
-    what       the flag that named `path`, for the message
-    """
-    with _refusing(path, what):
-        if path.is_dir():
-            example = path / "name.suffix"
-            raise OutputError(f"{what} {path} is a directory; name a file in it, as {example}")
-        _check_parent(path, what)
-        if path.exists() and not path.is_file():
-            raise OutputError(f"{what} {path} is a device or a pipe; name a regular file")
-        if path.exists() and not overwrite:
-            raise OutputError(f"{what} {path} exists; add --overwrite or name another file")
-
-
-def check_destination(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError unless a video can be written to `path`. Leaves nothing behind.
-
-    overwrite  a file, or a directory with nothing but our frame_*.png, may be there already;
-               an empty directory always may
-    """
-    if path.name in (*SUFFIXES, ".."):
-        raise OutputError(f"--output {path} has no file name; write one such as out/video.mp4")
-    if path.suffix.lower() not in SUFFIXES:
-        raise OutputError(
-            f"--output {path}: suffix {path.suffix} is unknown; "
-            f"use {', '.join(filter(None, SUFFIXES))}, or none for a directory of PNGs"
-        )
-    if path.suffix:
-        check_new_file(path, overwrite=overwrite, what="--output")
-        return
-    with _refusing(path, "--output"):
-        _check_parent(path, "--output")
-        if path.is_symlink() or (path.exists() and not path.is_dir()):
-            raise OutputError(
-                f"--output {path} without a suffix means a directory, but a file or link is there; "
-                f"name another, or add a suffix such as .mp4"
-            )
-        _check_frames_only(path, overwrite)
-
-
-def _check_frames_only(path: Path, overwrite: bool) -> None:
-    names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
-    foreign = [name for name in names if not _FRAME_NAME.fullmatch(name)]
-    if foreign:
-        raise OutputError(
-            f"--output {path} holds {foreign[0]!r}, which is none of our frames and stays; "
-            f"name another directory"
-        )
-    if names and not overwrite:
-        raise OutputError(
-            f"--output {path} holds {len(names)} frames; add --overwrite or name another directory"
-        )
-
-
-def _check_parent(path: Path, what: str) -> None:
-    parent = path.parent
-    if not parent.is_dir():
-        problem = "is not a directory" if parent.exists() else "does not exist"
-        raise OutputError(f"{what} {path}: {parent} {problem}; create it or name another place")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    # os.access grants root everything, and knows neither quotas nor the longest name.
-    descriptor, probe = tempfile.mkstemp(prefix=f".{path.name}.", dir=parent)
-    os.close(descriptor)
-    Path(probe).unlink()
-
-
-@contextmanager
-def _refusing(path: Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except OutputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        cause = getattr(error, "strerror", None) or error
-        raise OutputError(f"{what} {str(path)!r}: {cause}; name another place") from error
-
-
-def _lock(partial: Path) -> int:
-    """A descriptor with which the lock on `partial` ends. Raises BlockingIOError if it is taken."""
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    except OSError:
-        pass  # a network file system without locks
-    return descriptor
-
-
-def _claim(path: Path) -> int:
-    """Make the temp file (or directory) of `path` and lock it; returns the descriptor."""
-    partial = partial_path(path)
-    try:
-        if path.suffix:
-            partial.touch()
-        else:
-            partial.mkdir(exist_ok=True)
-        return _lock(partial)
-    except BlockingIOError:
-        raise OutputError(f"{path} is being written by another run; name another file") from None
-    except OSError as error:
-        raise _write_failed(path, error) from error
-
-
-def _replace(partial: Path, path: Path) -> None:
-    """Rename onto `path`; a directory there is kept until the new one is in place."""
-    if partial.is_dir() and path.exists():
-        path.rename(_replaced_path(path))
-    try:
-        partial.replace(path)
-    finally:
-        _settle_replaced(path)
-    with suppress(OSError):
-        _flush_to_disk(path.parent)
-
-
-def _replaced_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part.old")
-
-
-def _settle_replaced(path: Path) -> None:
-    replaced = _replaced_path(path)
-    if not replaced.is_dir():
-        return
-    if path.exists():
-        shutil.rmtree(replaced)
-    else:
-        replaced.rename(path)
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_failed(path: Path, error: OSError | av.FFmpegError) -> RunError:
-    return RunError(
-        f"{path} could not be written: {error.strerror or error}; what was there before is "
-        f"unchanged; make room on the disk, see that the directory is there, and run again"
-    )
 
 
 def open_sink(
@@ -326,9 +148,9 @@ class FrameSink(ABC):
                 self.num_frames += 1
 
     def __enter__(self) -> Self:
-        self._lock = _claim(self._path)
+        self._lock = claim(self._path)
         with self._whole_or_absent():
-            _settle_replaced(self._path)
+            settle_replaced(self._path)
             self._begin()
         return self
 
@@ -341,7 +163,7 @@ class FrameSink(ABC):
                 raise RunError(f"no frame came for {self._path}, so it was not written; run again")
             self._finish()
             check_destination(self._path, overwrite=self._overwrite)
-            _replace(self._partial, self._path)
+            replace(self._partial, self._path)
         self._unlock()
 
     @abstractmethod
@@ -365,7 +187,7 @@ class FrameSink(ABC):
         except BaseException as error:
             self._discard()
             if isinstance(error, OSError | av.FFmpegError):
-                raise _write_failed(self._path, error) from error
+                raise write_failed(self._path, error) from error
             raise
 
     def _discard(self) -> None:
@@ -436,7 +258,7 @@ class _VideoSink(FrameSink):
         self._encode_filtered()
         self._container.mux(self._context.encode(None))
         self._container.close()
-        _flush_to_disk(self._partial)
+        flush_to_disk(self._partial)
 
     def _abandon(self) -> None:
         with suppress(OSError, av.FFmpegError):
@@ -455,7 +277,7 @@ class _PngSink(FrameSink):
 
     def _finish(self) -> None:
         for frame in (*self._partial.iterdir(), self._partial):
-            _flush_to_disk(frame)
+            flush_to_disk(frame)
 
     def _abandon(self) -> None:
         pass

@@ -17,13 +17,12 @@ from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import Communicator, SingleCommunicator
 from video_infinity.config import ModelSpec, Request, chosen
 from video_infinity.engine import ClipRun, Observer, Sink, make_plan
-from video_infinity.errors import TimelineError
 from video_infinity.latents import LatentsWriter
 from video_infinity.launch import api_world, rank_device
 from video_infinity.output import check_new_file
 from video_infinity.preflight import prepare, prompt_warnings, resolve_device
 from video_infinity.progress import default_observer
-from video_infinity.timeline import PromptTimeline
+from video_infinity.timeline import PromptTimeline, as_timeline
 from video_infinity.video import Video
 
 
@@ -206,21 +205,3 @@ def _api_options(options: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise TypeError(f"unknown keyword {', '.join(unknown)}; known: {', '.join(_API_OPTIONS)}")
     return options
-
-
-def as_timeline(prompt: str | None, timeline: Any) -> PromptTimeline:
-    """One timeline from either a prompt or a timeline.
-
-    Raises TimelineError if there is neither, or both, or an empty prompt.
-    """
-    if prompt is not None and timeline is not None:
-        raise TimelineError("give a prompt or a timeline, not both")
-    if timeline is None:
-        if prompt is None or not str(prompt).strip():
-            raise TimelineError("the prompt is empty; say what to show, or give --timeline FILE")
-        return PromptTimeline.single(str(prompt))
-    if isinstance(timeline, PromptTimeline):
-        return timeline
-    if isinstance(timeline, str | Path):
-        return PromptTimeline.from_file(Path(timeline))
-    return PromptTimeline.from_entries(timeline)

@@ -5,15 +5,13 @@ Frames here are pixel frames; an adapter says which pixel frame a latent frame s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from video_infinity.errors import TimelineError
+from video_infinity.yamlfile import read_yaml
 
 
 @dataclass(frozen=True)
@@ -80,16 +78,7 @@ class PromptTimeline:
     @classmethod
     def from_file(cls, path: Path) -> PromptTimeline:
         """Read a YAML or JSON file. Raises TimelineError if it cannot be read or parsed."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TimelineError(f"cannot read the timeline {path}: {error}") from error
-        try:
-            entries = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        except (ValueError, yaml.YAMLError, RecursionError) as error:
-            reason = " ".join(str(error).split())
-            raise TimelineError(f"the timeline {path} is not YAML or JSON: {reason}") from error
-        return cls.from_entries(entries)
+        return cls.from_entries(read_yaml(path, "--timeline", TimelineError))
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -125,6 +114,28 @@ class PromptTimeline:
     def to_json(self) -> list[dict[str, Any]]:
         """The entries as plain data, as `from_entries` reads them."""
         return [asdict(span) for span in self.spans]
+
+
+def as_timeline(prompt: Any, timeline: Any) -> PromptTimeline:
+    """One timeline from either a prompt or a timeline: a PromptTimeline, entries, or a file.
+
+    Raises TimelineError if there is neither, or both, or an empty prompt.
+    """
+    if prompt is not None and timeline is not None:
+        raise TimelineError("a prompt and a timeline are both there; give one of them")
+    if isinstance(timeline, PromptTimeline):
+        return timeline
+    if isinstance(timeline, str | Path):
+        return PromptTimeline.from_file(Path(timeline))
+    if timeline is not None:
+        return PromptTimeline.from_entries(timeline)
+    if prompt is not None and not isinstance(prompt, str):
+        raise TimelineError(f"the prompt {prompt!r} is no text; put it in quotes")
+    if prompt is None or not prompt.strip():
+        raise TimelineError(
+            f"the prompt {prompt or ''!r} is empty; say what to show, or give --timeline FILE"
+        )
+    return PromptTimeline.single(prompt)
 
 
 def _parse_span(number: int, entry: Any) -> PromptSpan:

@@ -246,6 +246,21 @@ def test_old_video_stays_until_the_new_one_is_whole(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_old_video_survives_a_failing_rename(tmp_path, monkeypatch, name):
+    path = write_video(tmp_path / name, moving_picture(4))
+    old = read_content(path)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(RunError, match=os.strerror(errno.EIO)):
+        write_video(path, moving_picture(2), overwrite=True)
+    assert read_content(path) == old
+    assert names_in(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_destination_that_appears_meanwhile_is_not_overwritten(tmp_path, name):
     path = tmp_path / name
     foreign = path if path.suffix else path / "thesis.txt"

@@ -1,0 +1,205 @@
+"""Promise 3: a local scope over the whole timeline is the unmodified diffusers pipeline."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.distributed.harness import TOLERANCE, forward_on, relative_difference
+from tests.tiny import FIRST, UNETS, tiny_pipe, tiny_unet
+from video_infinity.adapters.registry import adapter_of
+from video_infinity.comm import Communicator
+from video_infinity.comm.threads import run_ranks
+from video_infinity.config import Request
+from video_infinity.context import layers
+from video_infinity.engine import ClipRun, make_plan
+from video_infinity.pipeline import as_timeline
+from video_infinity.plan import Plan, Scopes, clips_of_lengths
+from video_infinity.preflight import prepare
+from video_infinity.progress import silent
+
+NUM_FRAMES = 11
+WRONG_IS_BEYOND = 1e-2
+"""What a wrong formula must exceed, a hundred times the tolerance."""
+
+
+@pytest.mark.parametrize("unet", UNETS)
+def test_equals_diffusers_pipeline(unet: str, tmp_path: Path) -> None:
+    pipe = tiny_pipe(unet)
+    pipe.set_progress_bar_config(disable=True)
+    facts = adapter_of(pipe).facts
+    rows, columns = (facts.defaults.height, facts.defaults.width)
+    noise = torch.randn(1, *facts.latent_shape_CHW(rows, columns), generator=_seeded())
+    noise = noise.repeat(NUM_FRAMES, 1, 1, 1) + torch.randn(
+        NUM_FRAMES, *noise.shape[1:], generator=_seeded(1)
+    )
+    save_file({"latents": noise}, tmp_path / "noise.safetensors")
+    expected = pipe(
+        "a b c",
+        num_frames=NUM_FRAMES,
+        height=rows,
+        width=columns,
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        negative_prompt="d",
+        latents=noise.transpose(0, 1)[None],
+        output_type="latent",
+    ).frames[0]
+    options = {
+        "num_frames": NUM_FRAMES,
+        "num_inference_steps": 3,
+        "guidance_scale": 3.0,
+        "negative_prompt": "d",
+        "local_frames": NUM_FRAMES,
+        "initial_latents": tmp_path / "noise.safetensors",
+    }
+    request = Request.from_options(as_timeline("a b c", None), options)
+    for size in (1, 2, 3):
+        ours = torch.cat(run_ranks(size, _denoise(pipe, request)), 1)
+        assert relative_difference(ours, expected) < TOLERANCE
+
+
+def _denoise(pipe: Any, request: Request) -> Callable[[Communicator], torch.Tensor]:
+    def run(comm: Communicator) -> torch.Tensor:
+        adapter = adapter_of(copy.deepcopy(pipe))
+        prepared = prepare(request, adapter.facts, comm.size)
+        plan = make_plan(prepared, NUM_FRAMES, comm.size)
+        return ClipRun(prepared, adapter, comm, plan, silent).denoise()[0]
+
+    return run
+
+
+def _seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def clip() -> tuple[torch.Tensor, torch.Tensor]:
+    """A noisy video [B, C, F, H, W], and the unmodified denoiser's prediction for it."""
+    z_BCFHW = torch.randn(2, 4, NUM_FRAMES, 4, 4, generator=_seeded())
+    text_BSD = torch.linspace(-1, 1, 2 * 3 * 16).view(2, 3, 16)
+    with torch.inference_mode():
+        return z_BCFHW, tiny_unet()(z_BCFHW, torch.tensor(500), text_BSD).sample
+
+
+def _spread(size: int, z_BCFHW: torch.Tensor, plan: Plan | None = None) -> torch.Tensor:
+    lengths = {1: (11,), 2: (4, 7), 3: (1, 7, 3)}[size]
+    plan = plan or Plan(clips_of_lengths(lengths), Scopes(NUM_FRAMES, 0))
+    parts = run_ranks(size, lambda comm: forward_on(comm, tiny_unet(), plan, z_BCFHW))
+    return torch.cat(parts, 2)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_one_pass_equals_the_unmodified_model(
+    size: int, clip: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    z_BCFHW, expected = clip
+    assert relative_difference(_spread(size, z_BCFHW), expected) < TOLERANCE
+
+
+def test_fails_without_the_convolution_halo(
+    clip: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z_BCFHW, expected = clip
+    monkeypatch.setattr(Plan, "halo_transfers", lambda self, halo_frames: ())
+    assert relative_difference(_spread(2, z_BCFHW), expected) > WRONG_IS_BEYOND
+
+
+def test_fails_with_group_norm_local_to_a_rank(
+    clip: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z_BCFHW, expected = clip
+    monkeypatch.setattr(
+        layers, "merge_moments", lambda count, mean_RNG, var_RNG: (mean_RNG[0], var_RNG[0])
+    )
+    assert relative_difference(_spread(2, z_BCFHW), expected) > WRONG_IS_BEYOND
+
+
+def test_fails_with_an_average_of_variances(
+    clip: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z_BCFHW, expected = clip
+    z_BCFHW = z_BCFHW + torch.linspace(-3, 3, NUM_FRAMES).view(1, 1, -1, 1, 1)
+    text_BSD = torch.linspace(-1, 1, 2 * 3 * 16).view(2, 3, 16)
+    with torch.inference_mode():
+        expected = tiny_unet()(z_BCFHW, torch.tensor(500), text_BSD).sample
+    assert relative_difference(_spread(2, z_BCFHW), expected) < TOLERANCE
+    monkeypatch.setattr(
+        layers,
+        "merge_moments",
+        lambda count, mean_RNG, var_RNG: (mean_RNG.mean(0), var_RNG.mean(0)),
+    )
+    assert relative_difference(_spread(2, z_BCFHW), expected) > TOLERANCE
+
+
+def test_fails_with_zero_filled_ends(
+    clip: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zero keys and values for frames before the first and after the last, as not masked."""
+    z_BCFHW, expected = clip
+    attend = layers.dual_scope_attention
+
+    def zero_filled(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, blocks: Any, scale: float
+    ) -> torch.Tensor:
+        pad = torch.zeros_like(k[:, :4])
+        every = range(k.shape[1] + 4)
+        wrong = [
+            layers_block(block.start, block.stop, tuple(every), None) for block in blocks
+        ]
+        return attend(q, torch.cat((k, pad), 1), torch.cat((v, pad), 1), wrong, scale)
+
+    layers_block = type(layers.query_blocks(range(1), (0,), 0, (), layers.ScopeBias())[0])
+    monkeypatch.setattr(layers, "dual_scope_attention", zero_filled)
+    assert relative_difference(_spread(2, z_BCFHW), expected) > WRONG_IS_BEYOND
+
+
+def test_fails_without_the_attention_exchange(
+    clip: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z_BCFHW, expected = clip
+    monkeypatch.setattr(Plan, "attention_transfers", lambda self: ())
+    assert relative_difference(_spread(2, z_BCFHW), expected) > WRONG_IS_BEYOND
+
+
+def test_the_model_is_itself_again_afterwards(clip: tuple[torch.Tensor, torch.Tensor]) -> None:
+    z_BCFHW, expected = clip
+    unet = tiny_unet(FIRST)
+    names = [name for name, _ in unet.named_modules()]
+    processors = list(unet.attn_processors.values())
+    plan = Plan(clips_of_lengths((4, 7)), Scopes(2, 1))
+
+    def run(comm: Communicator) -> None:
+        forward_on(comm, unet if comm.rank == 0 else tiny_unet(), plan, z_BCFHW)
+
+    run_ranks(2, run)
+    text_BSD = torch.linspace(-1, 1, 2 * 3 * 16).view(2, 3, 16)
+    with torch.inference_mode():
+        again = unet(z_BCFHW, torch.tensor(500), text_BSD).sample
+    assert torch.equal(again, expected)
+    assert [name for name, _ in unet.named_modules()] == names
+    assert all(a is b for a, b in zip(unet.attn_processors.values(), processors, strict=True))
+
+
+def test_the_model_is_itself_again_after_an_error(
+    clip: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z_BCFHW, expected = clip
+    unet = tiny_unet()
+    plan = Plan(clips_of_lengths((NUM_FRAMES,)), Scopes(2, 1))
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("in the middle of a layer")
+
+    monkeypatch.setattr(layers, "merge_moments", broken)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        run_ranks(1, lambda comm: forward_on(comm, unet, plan, z_BCFHW))
+    text_BSD = torch.linspace(-1, 1, 2 * 3 * 16).view(2, 3, 16)
+    with torch.inference_mode():
+        assert torch.equal(unet(z_BCFHW, torch.tensor(500), text_BSD).sample, expected)

@@ -1,0 +1,18 @@
+"""One rank of a real gloo world: runs every case and leaves its results in a directory.
+
+python -m tests.distributed.worker DIRECTORY, with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.distributed.harness import CASES, ON_PROCESSES, run_case, save_rank
+from video_infinity.comm.process import joined_world
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with joined_world(torch.device("cpu"), timeout_s=120) as comm:
+        results = {name: run_case(CASES[name], comm) for name in ON_PROCESSES}
+        save_rank(Path(sys.argv[1]) / f"{comm.rank}.safetensors", results)
