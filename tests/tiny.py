@@ -44,7 +44,7 @@ UNETS: dict[str, dict[str, Any]] = {
         "layers_per_block": 1,
         "attention_head_dim": 3,
         "norm_num_groups": 3,
-        "sample_size": (4, 6),
+        "sample_size": (4, 8),
         "in_channels": 4,
         "out_channels": 4,
     },

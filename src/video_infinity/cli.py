@@ -4,71 +4,91 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
-EXIT_INTERRUPTED = 130
+from video_infinity.errors import ConfigError
+from video_infinity.failures import report_error, report_interrupt
+from video_infinity.interrupts import interrupt_on_signals
 
-OPTIONS: dict[str, tuple[type, str]] = {
-    "model": (str, "Embedded name, preset, directory or hub id in diffusers format (demo)."),
-    "unet": (str, "Directory or hub id of another denoiser in its place."),
-    "revision": (str, "Revision of the hub repository."),
-    "lora": (str, "Directory or hub id of low-rank updates."),
-    "timeline": (Path, "YAML or JSON file of prompts over time, in pixel frames."),
-    "num_frames": (int, "Pixel frames (128)."),
-    "seed": (int, "Seed (0)."),
-    "num_inference_steps": (int, "Denoising steps."),
-    "guidance_scale": (float, "Classifier-free guidance; off at 1 and below."),
-    "negative_prompt": (str, "What not to show."),
-    "height": (int, "Pixels."),
-    "width": (int, "Pixels."),
-    "fps": (float, "Frames per second of playback."),
-    "fps_condition": (int, "Frame rate that VideoCrafter2's denoiser is told (24)."),
-    "local_frames": (int, "Latent frames on each side in the local scope."),
-    "global_frames": (int, "Latent frames in the global context; 0 for none."),
-    "local_bias": (float, "Added to local logits at and below the switch; 0 is off."),
-    "global_bias": (float, "Added to global logits above the switch; 0 is off."),
-    "bias_switch": (float, "Training timestep, 0 to 1000."),
-    "nproc_per_node": (str, "Ranks on this machine, or auto: one per GPU, else 1."),
-    "timeout": (float, "Longest wait for another rank, in seconds (600)."),
-    "method": (str, "clip-parallel, or independent: no exchange between clips."),
-    "device": (str, "auto, cpu or cuda."),
-    "dtype": (str, "float32, bfloat16 or float16."),
-    "output": (Path, ".mp4, .webm, .gif; no suffix: a directory of PNGs (video.mp4)."),
-    "save_latents": (Path, "Write the final latents, as safetensors."),
-    "initial_latents": (Path, "Start from this unit noise, as safetensors."),
-    "report": (Path, "Write a JSON report of the run."),
-    "config": (Path, "YAML of the same names; a flag goes before it."),
-    "overwrite": (bool, "Replace files that are there already."),
-    "quiet": (bool, "No bar and no closing lines."),
-    "log_json": (bool, "Progress as JSON lines on stderr; for `plan`, the plan as JSON."),
+OPTIONS: dict[str, tuple[str, str]] = {
+    "model": ("NAME", "Embedded name, preset, directory or hub id in diffusers format (demo)."),
+    "unet": ("NAME", "Directory or hub id of another denoiser in its place."),
+    "revision": ("REV", "Revision of the hub repository."),
+    "lora": ("NAME", "Directory or hub id of low-rank updates."),
+    "timeline": ("FILE", "YAML or JSON of prompts over time, in place of PROMPT."),
+    "num_frames": ("N", "Pixel frames (128)."),
+    "seed": ("N", "Seed (0)."),
+    "num_inference_steps": ("N", "Denoising steps."),
+    "guidance_scale": ("X", "Classifier-free guidance; off at 1 and below."),
+    "negative_prompt": ("TEXT", "What not to show."),
+    "height": ("N", "Pixels."),
+    "width": ("N", "Pixels."),
+    "fps": ("X", "Frames per second of playback."),
+    "fps_condition": ("N", "Frame rate that VideoCrafter2's denoiser is told (24)."),
+    "local_frames": ("N", "Latent frames on each side in the local scope."),
+    "global_frames": ("N", "Latent frames in the global context; 0 for none."),
+    "local_bias": ("X", "Added to local logits at and below the switch; 0 is off."),
+    "global_bias": ("X", "Added to global logits above the switch; 0 is off."),
+    "bias_switch": ("X", "Training timestep, 0 to 1000."),
+    "nproc_per_node": ("N|auto", "Ranks on this machine; auto: one per GPU, else 1."),
+    "timeout": ("S", "Longest wait for another rank, in seconds (600)."),
+    "method": ("NAME", "clip-parallel, or independent: no exchange between clips."),
+    "device": ("NAME", "auto, cpu or cuda."),
+    "dtype": ("NAME", "float32, bfloat16 or float16 (float32)."),
+    "output": ("FILE", ".mp4, .webm, .gif; no suffix: a directory of PNGs (video.mp4)."),
+    "save_latents": ("FILE", "Write the final latents, as safetensors."),
+    "initial_latents": ("FILE", "Start from this unit noise, as safetensors."),
+    "report": ("FILE", "Write a JSON report of the run."),
+    "config": ("FILE", "YAML of the same names; a flag goes before it."),
+    "overwrite": ("", "Replace files that are there already."),
+    "quiet": ("", "No bar and no closing lines."),
+    "log_json": ("", "Progress as JSON lines on stderr; for `plan`, the plan as JSON."),
 }
-"""Every option of a request: type and help. Defaults live in config.py and with the models."""
+"""Every option of a request: placeholder ("" for a switch) and help. Values stay text here: what
+they mean is for config.py to say. Defaults without a number here belong to the model."""
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     help="Long video from short-clip models, on as many devices as there are.",
 )
 
 
-def _takes_request(command: Callable[..., None]) -> Callable[..., None]:
+@dataclass(frozen=True)
+class Call:
+    """A command line, parsed: the command and the options that were given, as text."""
+
+    command: str
+    options: dict[str, Any]
+
+    def argv(self) -> list[str]:
+        """A command line that parses to this call."""
+        options = dict(self.options)
+        prompt = options.pop("prompt", None)
+        words = [self.command]
+        for name, value in options.items():
+            spelled = "--" + name.replace("_", "-")
+            words.append(spelled if value is True else f"{spelled}={value}")
+        return words if prompt is None else [*words, "--", prompt]
+
+
+def _takes_request(command: Callable[..., Call]) -> Callable[..., Call]:
     """Give a command of **options the positional prompt and every option of the table."""
-    parameters = [_parameter("prompt", str, typer.Argument(help="What to show."))]
-    for name, (kind, help_text) in OPTIONS.items():
+    parameters = [_parameter("prompt", list[str], typer.Argument(help="What to show."))]
+    for name, (placeholder, help_text) in OPTIONS.items():
         spelled = "--" + name.replace("_", "-")
-        parameters.append(_parameter(name, kind, typer.Option(spelled, help=help_text)))
-    signature = inspect.Signature(parameters)
-    command.__signature__ = signature  # type: ignore[attr-defined]
+        declared = typer.Option(spelled, metavar=placeholder or None, help=help_text)
+        parameters.append(_parameter(name, str if placeholder else bool, declared))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 
 
-def _parameter(name: str, kind: type, declared: Any) -> inspect.Parameter:
+def _parameter(name: str, kind: Any, declared: Any) -> inspect.Parameter:
     declared.show_default = False
     return inspect.Parameter(
         name,
@@ -78,48 +98,69 @@ def _parameter(name: str, kind: type, declared: Any) -> inspect.Parameter:
     )
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+def _call(command: str, options: dict[str, Any]) -> Call:
+    given = {name: value for name, value in options.items() if value is not None}
+    words = given.pop("prompt", [])
+    if len(words) > 1:
+        raise ConfigError(f"the prompt is {len(words)} arguments; quote it: {' '.join(words)!r}")
+    return Call(command, given | {"prompt": word for word in words})
 
 
 @app.command()
 @_takes_request
-def generate(**options: Any) -> None:
+def generate(**options: Any) -> Call:
     """Generate a video of any length from text."""
-    from video_infinity.command import run_generate
-
-    run_generate(_given(options), sys.argv[1:])
+    return _call("generate", options)
 
 
 @app.command()
 @_takes_request
-def plan(**options: Any) -> None:
+def plan(**options: Any) -> Call:
     """Say how the work would be shared out: clips, scopes, memory, bytes. Generates nothing."""
-    from video_infinity.command import run_plan
-
-    run_plan(_given(options))
+    return _call("plan", options)
 
 
 @app.command()
-def models() -> None:
+def models() -> Call:
     """What is embedded, and what families of models load."""
-    from video_infinity.command import run_models
-
-    run_models()
+    return _call("models", {})
 
 
 def main() -> None:
-    """Run the command; exit with 0 done, 2 the user's mistake, 1 a failed run, 130 interrupted."""
-    sys.exit(_exit_code())
+    """The program `video-infinity`."""
+    interrupt_on_signals()
+    sys.exit(run(sys.argv[1:]))
 
 
-def _exit_code() -> int:
+def run(argv: Sequence[str]) -> int:
+    """Carry out a command line.
+
+    Returns the exit code: 0 done, 2 the user's mistake, 1 a failed run, 130 interrupted.
+    """
     try:
-        return int(app(standalone_mode=False) or 0)
+        parsed = app(
+            args=list(argv) or ["--help"], prog_name="video-infinity", standalone_mode=False
+        )
+        if isinstance(parsed, Call):
+            _carry_out(parsed)
+            return 0
+        return int(parsed)
     except KeyboardInterrupt:
-        print("video-infinity: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return report_interrupt()
     except Exception as error:
-        from video_infinity.command import report_error
-
         return report_error(error)
+
+
+def _carry_out(call: Call) -> None:
+    if call.command == "models":
+        from video_infinity.command import run_models
+
+        return run_models()
+    from video_infinity.options import read_request
+
+    request = read_request(call.options)  # most mistakes end here, before the slow imports
+    from video_infinity.command import run_generate, run_plan
+
+    if call.command == "generate":
+        return run_generate(request, call.argv())
+    return run_plan(request)

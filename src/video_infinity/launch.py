@@ -7,18 +7,14 @@ one path for one machine and for several.
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import os
 import shutil
 import signal
 import sys
 import tempfile
-import threading
-import time
-import traceback
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -27,12 +23,8 @@ import torch.distributed as dist
 
 from video_infinity.comm import Communicator, SingleCommunicator
 from video_infinity.comm.process import ProcessCommunicator, in_torchrun, joined_world
-from video_infinity.errors import ExchangeError, RankFailedError, UserError
-
-FAILURES_DIR = "VIDEO_INFINITY_FAILURES_DIR"
-"""Set by our own launcher for the ranks that it spawns: where each leaves its error."""
-
-EXIT_INTERRUPTED = 130
+from video_infinity.failures import FAILURES_DIR, first_failure, is_spawned, report_error
+from video_infinity.interrupts import end_when_told, heeded_signals
 
 
 def rank_device(device: str) -> str:
@@ -56,54 +48,24 @@ def api_world(device: torch.device, timeout_s: float) -> Communicator:
 def command_world(
     device: torch.device, timeout_s: float, clean_up: Callable[[], None]
 ) -> Iterator[Communicator]:
-    """The world of a command. A rank that is told to end does so at once, after `clean_up`.
+    """The world of a command: torchrun's or our launcher's, or one rank alone.
 
-    The signal is taken by a thread of its own, since a rank may be waiting inside a collective.
+    clean_up  what to do, from another thread, before ending a rank that hangs when told to end
     """
     if not in_torchrun():
         yield SingleCommunicator()
         return
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-
-    def end() -> None:
-        number = signal.sigwait(signals)
-        clean_up()
-        os._exit(128 + number)
-
-    threading.Thread(target=end, daemon=True).start()
+    end_when_told(clean_up, os.getppid() if is_spawned() else None)
     with joined_world(device, timeout_s) as comm:
-        yield comm
-
-
-def is_spawned() -> bool:
-    """Whether our own launcher, which reports errors itself, started this rank."""
-    return FAILURES_DIR in os.environ
-
-
-def leave_failure(error: BaseException) -> None:
-    """Write this rank's error where the launcher looks for it."""
-    failure = {
-        "time": time.time(),
-        "user": isinstance(error, UserError),
-        "secondary": isinstance(error, ExchangeError),
-        "message": describe(error),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    path = Path(os.environ[FAILURES_DIR]) / f"rank-{os.environ.get('RANK', '0')}.json"
-    path.write_text(json.dumps(failure))
-
-
-def describe(error: BaseException) -> str:
-    """An error in one line; with its kind, unless it is one of ours."""
-    text = " ".join(str(error).split())
-    if isinstance(error, UserError | ExchangeError | RankFailedError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        try:
+            yield comm
+        except Exception as error:
+            # Before the world is left: the others take that for an error of their own.
+            sys.exit(report_error(error))
 
 
 def launch_ranks(argv: Sequence[str], num_ranks: int) -> None:
-    """Run this command line on `num_ranks` processes of this machine, until all are done.
+    """Run a command line on `num_ranks` processes of this machine, until all are done.
 
     Raises UserError or RankFailedError with the error of the rank that failed first, and
     KeyboardInterrupt if a signal ended it. No process is left behind.
@@ -125,13 +87,17 @@ def launch_ranks(argv: Sequence[str], num_ranks: int) -> None:
         local_addr="127.0.0.1",
         max_restarts=0,
         monitor_interval=0.1,
+        signals_to_handle=",".join(number.name for number in heeded_signals()),
         logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
     )
-    os.environ.update(_rank_environment(num_ranks, scratch))
+    # -P: a file in the working directory must not stand in for a module.
+    rank_argv = ("-P", "-m", "video_infinity", *argv)
     try:
-        elastic_launch(config, sys.executable)("-m", "video_infinity", *argv)
+        with _handlers_kept(), _environment(_rank_environment(num_ranks, scratch)):
+            elastic_launch(config, sys.executable)(*rank_argv)
     except ChildFailedError as error:
-        raise _first_failure(scratch, error) from None
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        raise first_failure(scratch, codes) from None
     except SignalException as error:
         raise KeyboardInterrupt from error
     finally:
@@ -139,42 +105,39 @@ def launch_ranks(argv: Sequence[str], num_ranks: int) -> None:
 
 
 def _rank_environment(num_ranks: int, scratch: Path) -> dict[str, str]:
-    environment = {
-        FAILURES_DIR: str(scratch),
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // num_ranks)),
-        "GLOO_SOCKET_IFNAME": "lo",
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    defaults = {
+        "OMP_NUM_THREADS": str(max(1, cores // num_ranks)),
+        "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
     }
-    kept = ("OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME")
-    return {k: v for k, v in environment.items() if k not in kept or k not in os.environ}
+    return {
+        **{name: value for name, value in defaults.items() if name not in os.environ},
+        FAILURES_DIR: str(scratch),
+        "HF_HUB_OFFLINE": "1",  # the launcher has fetched what there is to fetch
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
 
 
-def _first_failure(scratch: Path, error: object) -> UserError | RankFailedError:
-    """The error that began it: a rank's own before one that merely missed another rank."""
-    found = []
-    for path in scratch.glob("rank-*.json"):
-        failure = json.loads(path.read_text())
-        rank = int(path.stem.removeprefix("rank-"))
-        found.append((failure["secondary"], failure["time"], rank, failure))
-    silent = [
-        (rank, f.exitcode)
-        for rank, f in getattr(error, "failures", {}).items()
-        if not (scratch / f"rank-{rank}.json").exists() and f.exitcode != -signal.SIGTERM
-    ]
-    if silent and all(secondary for secondary, *_ in found):
-        rank, code = silent[0]
-        return RankFailedError(rank, _how_it_ended(code))
-    if not found:
-        return RankFailedError(-1, "the ranks ended without a word")
-    _, _, rank, failure = min(found, key=lambda entry: entry[:3])
-    if failure["user"]:
-        return UserError(failure["message"])
-    return RankFailedError(rank, failure["message"], failure["traceback"])
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
-def _how_it_ended(code: int) -> str:
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}" + (
-            " (out of memory?)" if code == -signal.SIGKILL else ""
-        )
-    return f"ended with exit code {code}"
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Torch elastic takes the handlers of signals and does not give them back."""
+    before = {number: signal.getsignal(number) for number in heeded_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

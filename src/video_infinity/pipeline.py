@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import torch
 
 from video_infinity.adapters import Adapter, load_model
 from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import Communicator, SingleCommunicator
-from video_infinity.config import ModelSpec, Request, chosen
+from video_infinity.config import ModelSpec, Request, chosen, unknown_option
 from video_infinity.engine import ClipRun, Observer, Sink, make_plan
 from video_infinity.latents import LatentsWriter
 from video_infinity.launch import api_world, rank_device
@@ -47,11 +48,12 @@ def run_request(
     if save is not None:
         _, channels, _, height, width = latents.shape
         shape_LCHW = (plan.num_latent_frames, channels, height, width)
-        if comm.rank == 0:
-            with LatentsWriter(save, shape_LCHW) as writer:
-                run.deliver_latents(latents, writer)
-        else:
-            run.deliver_latents(latents, None)
+        is_main = comm.rank == 0
+        with (
+            run.measures.phase("latents", observer),
+            LatentsWriter(save, shape_LCHW) if is_main else nullcontext() as writer,
+        ):
+            run.deliver_latents(latents, writer)
     run.deliver_frames(latents, sink)
     run.measures.seconds["load"] = load_seconds
     run.measures.seconds["total"] = time.perf_counter() - begin + load_seconds
@@ -80,7 +82,7 @@ def _report(request: Request, adapter: Adapter, run: ClipRun, comm: Communicator
             "encode": seconds["encode"],
             "denoise": seconds["denoise"],
             "decode": seconds["decode"] + seconds["collect"] - write,
-            "write": write,
+            "write": write + seconds.get("latents", 0.0),
             "total": seconds["total"],
         },
         "seconds_per_step": measures.seconds_per_step,
@@ -146,29 +148,29 @@ class VideoInfinityPipeline:
         *,
         timeline: PromptTimeline | Sequence[dict[str, Any]] | str | Path | None = None,
         observer: Observer | None = None,
-        **options: Any,
+        **options: Unpack[GenerateOptions],
     ) -> Video:
         """Generate a video.
 
         timeline  prompts over time instead of `prompt`: entries {start, prompt, transition}, or
                   a YAML or JSON file
-        options   as the command line's, with underscores: num_frames, seed,
-                  num_inference_steps, guidance_scale, negative_prompt, height, width, fps,
-                  local_frames, global_frames, local_bias, global_bias, bias_switch, method,
-                  initial_latents (a file), save_latents (a file)
         observer  hears of phases, steps and frames; by default a bar on rank 0's terminal
-        Returns a Video. Raises UserError for what cannot be done, RunError if the run fails.
+        options   GenerateOptions, by keyword; None is the default
+        Returns a Video. Raises TypeError for a keyword that is no option, UserError for what
+        cannot be done, RunError if the run fails. All ranks call alike; one that comes later
+        than the pipeline's timeout ends the run.
         """
-        request = Request.from_options(as_timeline(prompt, timeline), _api_options(options))
-        if request.output.save_latents is not None:
-            check_new_file(request.output.save_latents, overwrite=True, what="save_latents")
+        _check_keywords(options)
+        request = Request.from_options(as_timeline(prompt, timeline), options)
         request = prepare(request, self.adapter.facts, self._comm.size)
-        is_main = self._comm.rank == 0
+        output, is_main = request.output, self._comm.rank == 0
         if is_main:
+            if output.save_latents is not None:
+                check_new_file(output.save_latents, overwrite=output.overwrite, what="save_latents")
             for line in prompt_warnings(request, self.adapter.facts):
                 warnings.warn(line, stacklevel=2)
         video = Video(
-            chosen(request.output.fps),
+            chosen(output.fps),
             chosen(request.video.height),
             chosen(request.video.width),
             is_main=is_main,
@@ -180,28 +182,34 @@ class VideoInfinityPipeline:
         return video
 
 
-_API_OPTIONS = (
-    "num_frames",
-    "seed",
-    "num_inference_steps",
-    "guidance_scale",
-    "negative_prompt",
-    "height",
-    "width",
-    "fps",
-    "local_frames",
-    "global_frames",
-    "local_bias",
-    "global_bias",
-    "bias_switch",
-    "method",
-    "initial_latents",
-    "save_latents",
-)
+class GenerateOptions(TypedDict, total=False):
+    """What a call takes, named as the command's flags, which say what each means.
+
+    initial_latents, save_latents  safetensors files; the first must be there on every rank
+    overwrite                      whether save_latents may replace a file
+    """
+
+    num_frames: int | None
+    seed: int | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    negative_prompt: str | None
+    height: int | None
+    width: int | None
+    fps: float | None
+    local_frames: int | None
+    global_frames: int | None
+    local_bias: float | None
+    global_bias: float | None
+    bias_switch: float | None
+    method: str | None
+    initial_latents: str | Path | None
+    save_latents: str | Path | None
+    overwrite: bool
 
 
-def _api_options(options: dict[str, Any]) -> dict[str, Any]:
-    unknown = sorted(set(options) - set(_API_OPTIONS))
-    if unknown:
-        raise TypeError(f"unknown keyword {', '.join(unknown)}; known: {', '.join(_API_OPTIONS)}")
-    return options
+def _check_keywords(options: Mapping[str, Any]) -> None:
+    known = GenerateOptions.__annotations__
+    for name in options:
+        if name not in known:
+            raise TypeError(unknown_option(name, known))

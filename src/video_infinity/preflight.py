@@ -11,7 +11,7 @@ from video_infinity.config import Request, chosen, resolve
 from video_infinity.engine import make_plan
 from video_infinity.errors import ConfigError, PlanError
 from video_infinity.latents import check_latents
-from video_infinity.output import check_destination, check_new_file
+from video_infinity.output import FrameSink, check_new_file, open_sink
 
 
 def resolve_device(device: str) -> str:
@@ -61,23 +61,46 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
             f"than {num_ranks} ranks: each needs one; ask for more frames or fewer ranks"
         )
     make_plan(request, num_latent_frames, num_ranks)
+    if request.video.negative_prompt and chosen(request.video.guidance_scale) <= 1:
+        raise ConfigError(
+            f"--negative-prompt has no effect at --guidance-scale "
+            f"{request.video.guidance_scale}; raise that above 1, or drop the prompt"
+        )
     if request.video.initial_latents is not None:
         shape_CHW = facts.latent_shape_CHW(height, width)
         check_latents(request.video.initial_latents, (num_latent_frames, *shape_CHW))
     return request
 
 
+def video_sink(request: Request) -> FrameSink:
+    """The sink of a prepared request; nothing is written before it is entered.
+
+    Raises OutputError for a destination, a size or a frame rate that cannot be written.
+    """
+    output, video = request.output, request.video
+    return open_sink(
+        chosen(output.output),
+        fps=chosen(output.fps),
+        width=chosen(video.width),
+        height=chosen(video.height),
+        overwrite=output.overwrite,
+    )
+
+
 def check_destinations(request: Request) -> None:
     """Raise OutputError for any destination of a request that could not be written."""
+    video_sink(request)
     output = request.output
-    check_destination(output.output, overwrite=output.overwrite)
     sides = {"--save-latents": output.save_latents, "--report": output.report}
     for name, path in sides.items():
         if path is not None:
             check_new_file(path, overwrite=output.overwrite, what=name)
-    named = [p.resolve() for p in (output.output, *sides.values()) if p is not None]
+    named = [p.resolve() for p in (chosen(output.output), *sides.values()) if p is not None]
     if len(set(named)) < len(named):
-        raise ConfigError("--output, --save-latents and --report must be different files")
+        same = next(path for path in named if named.count(path) > 1)
+        raise ConfigError(
+            f"{same} is named twice; --output, --save-latents and --report must be different files"
+        )
 
 
 def prompt_warnings(request: Request, facts: ModelFacts) -> list[str]:

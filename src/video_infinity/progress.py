@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from video_infinity.engine import Observer
+from video_infinity.failures import say
 
 
 class Bar:
@@ -64,6 +65,14 @@ def json_lines(event: str, **data: Any) -> None:
     """One JSON object a line on stderr."""
     line = {"time": round(time.time(), 3), "event": event, **data}
     print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+def warn(message: str, *, log_json: bool) -> None:
+    """A line on stderr about something that is no error."""
+    if log_json:
+        json_lines("warning", message=message)
+    else:
+        say(f"warning: {message}")
 
 
 def silent(event: str, **data: Any) -> None:

@@ -33,9 +33,7 @@ def one_rank(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     return reference(CASES[name])
 
 
-def assert_same_video(
-    name: str, latents: torch.Tensor, frames_FHWC: torch.Tensor
-) -> None:
+def assert_same_video(name: str, latents: torch.Tensor, frames_FHWC: torch.Tensor) -> None:
     expected_latents, expected_frames = one_rank(name)
     assert latents.shape[1] == frames_FHWC.shape[0] == NUM_FRAMES
     assert relative_difference(latents, expected_latents) < TOLERANCE

@@ -150,9 +150,7 @@ def test_fails_with_zero_filled_ends(
     ) -> torch.Tensor:
         pad = torch.zeros_like(k[:, :4])
         every = range(k.shape[1] + 4)
-        wrong = [
-            layers_block(block.start, block.stop, tuple(every), None) for block in blocks
-        ]
+        wrong = [layers_block(block.start, block.stop, tuple(every), None) for block in blocks]
         return attend(q, torch.cat((k, pad), 1), torch.cat((v, pad), 1), wrong, scale)
 
     layers_block = type(layers.query_blocks(range(1), (0,), 0, (), layers.ScopeBias())[0])

@@ -1,7 +1,7 @@
 """What the engine asks of a model family, and what it may know of it.
 
 The engine asks for a capability (`frames_per_latent`), never for a name. A third family is one
-module that offers an `Adapter`, and one line in the registry.
+module that offers an `Adapter`, one that says its facts, and one entry in the registry.
 
 Legend: B batch, C channels, F latent frames, P pixel frames, H height, W width, S text tokens,
 D text channels

@@ -7,6 +7,7 @@ cache. Only safetensors and JSON are read: a pickle is never opened.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,16 @@ def weight_files(directory: Path) -> list[Path]:
     for file in files:
         check_safetensors(file)
     return files
+
+
+def count_weights(directory: Path) -> int:
+    """Numbers in a component's weights, from the file headers."""
+    return sum(
+        math.prod(entry["shape"])
+        for file in weight_files(directory)
+        for key, entry in check_safetensors(file).items()
+        if key != "__metadata__"
+    )
 
 
 def check_safetensors(file: Path) -> dict[str, Any]:

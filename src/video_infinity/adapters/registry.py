@@ -14,13 +14,33 @@ from typing import Any
 import video_infinity
 from video_infinity.adapters.base import Adapter, ModelFacts
 from video_infinity.adapters.files import locate, read_json
+from video_infinity.adapters.footprint import Footprint
 from video_infinity.config import ModelSpec
 from video_infinity.errors import ModelError
 
 EMBEDDED_MODEL = Path(video_infinity.__file__).parent / "demo" / "model"
 
-FAMILIES = MappingProxyType({"UNet3DConditionModel": "video_infinity.adapters.unet3d"})
-"""Denoiser class in config.json -> the module that drives it."""
+
+@dataclass(frozen=True)
+class Family:
+    """The modules for one class of denoiser.
+
+    facts   offers `inspect`; imports neither diffusers nor transformers, which take seconds
+    driver  offers `load`, `wrap`, `drives` and `footprint`
+    """
+
+    facts: str
+    driver: str
+
+
+FAMILIES = MappingProxyType(
+    {
+        "UNet3DConditionModel": Family(
+            "video_infinity.adapters.unet3d_facts", "video_infinity.adapters.unet3d"
+        )
+    }
+)
+"""Denoiser class in config.json -> what knows it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,7 @@ def inspect_model(spec: ModelSpec) -> ModelFacts:
     Raises ModelError if it is missing, broken, or of a family that the engine does not drive.
     """
     files = _find(spec)
-    return _family(files).inspect(files, spec)  # type: ignore[no-any-return]
+    return _facts(files, spec)
 
 
 def load_model(spec: ModelSpec) -> Adapter:
@@ -88,8 +108,16 @@ def load_model(spec: ModelSpec) -> Adapter:
     Raises ModelError as `inspect_model` does, and if the weights do not fit the configs.
     """
     files = _find(spec)
-    family = _family(files)
-    return family.load(files, spec, family.inspect(files, spec))  # type: ignore[no-any-return]
+    facts = _facts(files, spec)
+    driver = import_module(_family(files).driver)
+    return driver.load(files, spec, facts)  # type: ignore[no-any-return]
+
+
+def trace_model(spec: ModelSpec, facts: ModelFacts, height: int, width: int) -> Footprint:
+    """What one frame of a model costs, without reading its weights."""
+    files = _find(spec)
+    driver = import_module(_family(files).driver)
+    return driver.footprint(files, facts, height, width)  # type: ignore[no-any-return]
 
 
 def adapter_of(pipe: Any) -> Adapter:
@@ -98,9 +126,9 @@ def adapter_of(pipe: Any) -> Adapter:
     Raises ModelError if its denoiser is of no family that the engine drives.
     """
     denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    for module in map(import_module, FAMILIES.values()):
-        if module.drives(denoiser):
-            return module.wrap(pipe)  # type: ignore[no-any-return]
+    for driver in (import_module(family.driver) for family in FAMILIES.values()):
+        if driver.drives(denoiser):
+            return driver.wrap(pipe)  # type: ignore[no-any-return]
     raise ModelError(
         f"a pipeline with a {type(denoiser).__name__} cannot be driven; known: {_known()}"
     )
@@ -119,15 +147,20 @@ def _find(spec: ModelSpec) -> ModelFiles:
     return ModelFiles(spec.model, base, denoiser, lora, preset)
 
 
-def _family(files: ModelFiles) -> Any:
+def _facts(files: ModelFiles, spec: ModelSpec) -> ModelFacts:
+    facts = import_module(_family(files).facts)
+    return facts.inspect(files, spec)  # type: ignore[no-any-return]
+
+
+def _family(files: ModelFiles) -> Family:
     declared = read_json(files.denoiser / "config.json").get("_class_name")
-    module = FAMILIES.get(str(declared))
-    if module is None:
+    family = FAMILIES.get(str(declared))
+    if family is None:
         raise ModelError(
             f"{files.denoiser} holds a {declared}, which this engine does not drive; "
             f"known: {_known()}"
         )
-    return import_module(module)
+    return family
 
 
 def _known() -> str:

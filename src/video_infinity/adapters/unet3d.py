@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,16 +23,16 @@ from torch import nn
 
 from video_infinity.adapters.base import ModelFacts
 from video_infinity.adapters.components import load_part, load_scheduler, silenced
-from video_infinity.adapters.files import check_safetensors, read_json, weight_files
+from video_infinity.adapters.files import count_weights, read_json, weight_files
+from video_infinity.adapters.footprint import Footprint, trace
 from video_infinity.adapters.lora import merge_lora
-from video_infinity.adapters.registry import ModelFiles, with_preset_defaults
-from video_infinity.config import ModelDefaults, ModelSpec
+from video_infinity.adapters.registry import ModelFiles
+from video_infinity.adapters.unet3d_facts import FPS_PREFIX, facts_of, has_fps
+from video_infinity.config import ModelSpec
 from video_infinity.context.install import ModuleSite, Sites
 from video_infinity.errors import ModelError
 
-FPS_PREFIX = "fps_embedding."
 DEFAULT_FPS_CONDITION = 24
-_EXTRA_FACTS = "video_infinity.json"
 
 
 class TimeEmbeddingWithFps(nn.Module):
@@ -86,16 +85,7 @@ class UNet3DAdapter:
         return copy.deepcopy(self._scheduler)
 
     def sites(self) -> Sites:
-        attention, convs, norms, text = [], [], [], []
-        for module in self.unet.modules():
-            if isinstance(module, TemporalConvLayer):
-                convs += [ModuleSite(module, f"conv{n}") for n in (1, 2, 3, 4)]
-            elif isinstance(module, TransformerTemporalModel):
-                norms.append(ModuleSite(module, "norm"))
-                attention += [a for b in module.transformer_blocks for a in (b.attn1, b.attn2)]
-            elif isinstance(module, Transformer2DModel):
-                text += [block.attn2 for block in module.transformer_blocks]
-        return Sites(tuple(attention), tuple(convs), tuple(norms), tuple(text))
+        return sites_of(self.unet)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> torch.Tensor:
@@ -135,15 +125,36 @@ class UNet3DAdapter:
             yield level.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
 
 
-def inspect(files: ModelFiles, spec: ModelSpec) -> ModelFacts:
-    """The facts of this family from configs and file headers; see `registry.inspect_model`."""
-    unet_config = read_json(files.denoiser / "config.json")
-    vae_config = read_json(files.base / "vae" / "config.json")
-    for part in (files.denoiser, files.base / "vae", files.base / "text_encoder"):
-        weight_files(part)
-    _check_fps_condition(files, spec)
-    facts = _facts(files.name, unet_config, vae_config, _extra_facts(files.base))
-    return with_preset_defaults(facts, files.preset)
+def sites_of(unet: nn.Module) -> Sites:
+    """Every place where a denoiser of this family looks over time, or reads its text."""
+    attention, convs, norms, text = [], [], [], []
+    for module in unet.modules():
+        if isinstance(module, TemporalConvLayer):
+            convs += [ModuleSite(module, f"conv{n}") for n in (1, 2, 3, 4)]
+        elif isinstance(module, TransformerTemporalModel):
+            norms.append(ModuleSite(module, "norm"))
+            attention += [a for b in module.transformer_blocks for a in (b.attn1, b.attn2)]
+        elif isinstance(module, Transformer2DModel):
+            text += [block.attn2 for block in module.transformer_blocks]
+    return Sites(tuple(attention), tuple(convs), tuple(norms), tuple(text))
+
+
+def footprint(files: ModelFiles, facts: ModelFacts, height: int, width: int) -> Footprint:
+    """What one frame costs, from the config alone; see `registry.trace_model`."""
+    config = read_json(files.denoiser / "config.json")
+    with torch.device("meta"):
+        unet = UNet3DConditionModel.from_config(config)
+        z_1CFHW = torch.empty(
+            1, facts.latent_channels, 2, *facts.latent_shape_CHW(height, width)[1:]
+        )
+        text_1SD = torch.empty(1, 1, config["cross_attention_dim"])
+    parts = (files.denoiser, files.base / "vae", files.base / "text_encoder")
+    return trace(
+        sites_of(unet),
+        lambda: unet(z_1CFHW, torch.tensor(0), text_1SD),
+        num_frames=2,
+        num_weights=sum(count_weights(part) for part in parts),
+    )
 
 
 def load(files: ModelFiles, spec: ModelSpec, facts: ModelFacts) -> UNet3DAdapter:
@@ -158,7 +169,7 @@ def load(files: ModelFiles, spec: ModelSpec, facts: ModelFacts) -> UNet3DAdapter
         tokenizer = AutoTokenizer.from_pretrained(files.base / "tokenizer")
     if files.lora is not None:
         merge_lora(unet, files.lora)
-    if _has_fps(files.denoiser):
+    if has_fps(files.denoiser):
         _add_fps(unet, files.denoiser, spec.fps_condition or DEFAULT_FPS_CONDITION, dtype)
     scheduler = load_scheduler(files.base / "scheduler", files.preset.scheduler)
     for module in (unet, vae, text_encoder):
@@ -173,48 +184,10 @@ def drives(denoiser: Any) -> bool:
 
 def wrap(pipe: Any) -> UNet3DAdapter:
     """Drive the modules of a loaded `TextToVideoSDPipeline`."""
-    facts = _facts(type(pipe).__name__, dict(pipe.unet.config), dict(pipe.vae.config), {})
+    facts = facts_of(type(pipe).__name__, dict(pipe.unet.config), dict(pipe.vae.config), {})
     return UNet3DAdapter(
         facts, pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler
     )
-
-
-def _facts(
-    name: str, unet_config: dict[str, Any], vae_config: dict[str, Any], extra: dict[str, Any]
-) -> ModelFacts:
-    ratio = 2 ** (len(vae_config["block_out_channels"]) - 1)
-    sample_size = unet_config.get("sample_size") or 32
-    rows, columns = (sample_size,) * 2 if isinstance(sample_size, int) else sample_size
-    defaults = ModelDefaults(height=rows * ratio, width=columns * ratio)
-    known = {f.name for f in fields(ModelDefaults)}
-    return ModelFacts(
-        family="unet3d",
-        name=name,
-        pixels_per_latent=ratio,
-        size_multiple=ratio,
-        latent_channels=unet_config["in_channels"],
-        defaults=replace(defaults, **{k: v for k, v in extra.items() if k in known}),
-        vocabulary=tuple(extra.get("vocabulary", ())),
-    )
-
-
-def _extra_facts(base: Path) -> dict[str, Any]:
-    path = base / _EXTRA_FACTS
-    return read_json(path) if path.exists() else {}
-
-
-def _has_fps(denoiser: Path) -> bool:
-    return any(
-        key.startswith(FPS_PREFIX) for f in weight_files(denoiser) for key in check_safetensors(f)
-    )
-
-
-def _check_fps_condition(files: ModelFiles, spec: ModelSpec) -> None:
-    if spec.fps_condition is not None and not _has_fps(files.denoiser):
-        raise ModelError(
-            f"--fps-condition {spec.fps_condition}: this denoiser takes no frame rate; drop the "
-            "flag (--fps sets the playback)"
-        )
 
 
 def _add_fps(unet: UNet3DConditionModel, denoiser: Path, fps: int, dtype: torch.dtype) -> None:

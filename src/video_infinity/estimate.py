@@ -1,0 +1,96 @@
+"""What a run would take: clips, scopes, memory per rank, bytes per step. Generates nothing.
+
+The bytes are the formula of the exchange and equal what a run measures; the memory is an
+estimate from the widest layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from video_infinity.adapters import ModelFacts, trace_model
+from video_infinity.adapters.footprint import Footprint
+from video_infinity.config import Request, chosen
+from video_infinity.engine import make_plan
+from video_infinity.plan import Plan, Transfer
+
+BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}
+MOMENT_BYTES = 4
+CONV_HALO_FRAMES = 1
+
+
+def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, Any]:
+    """The plan of a prepared request as plain data, ready for JSON."""
+    video = request.video
+    num_latent_frames = facts.num_latent_frames(video.num_frames)
+    plan = make_plan(request, num_latent_frames, num_ranks)
+    footprint = trace_model(request.model, facts, chosen(video.height), chosen(video.width))
+    batch = 2 if chosen(video.guidance_scale) > 1 else 1
+    value_bytes = BYTES_PER_VALUE[request.model.dtype]
+    exchanged = request.run.method == "clip-parallel"
+    return {
+        "model": facts.name,
+        "method": request.run.method,
+        "num_frames": video.num_frames,
+        "num_latent_frames": num_latent_frames,
+        "ranks": num_ranks,
+        "clips": [[clip.start, clip.stop] for clip in plan.clips],
+        "local_frames": plan.local_frames,
+        "global_context": list(plan.global_context),
+        "bias": {
+            "local": request.scopes.local_bias,
+            "global": request.scopes.global_bias,
+            "switch": request.scopes.bias_switch,
+        },
+        "weights_bytes": footprint.num_weights * value_bytes,
+        "expected_memory_bytes": [
+            footprint.workspace_values * len(clip) * batch * value_bytes for clip in plan.clips
+        ],
+        "bytes_received_per_step": [
+            bytes_received(plan, footprint, rank, batch, value_bytes) if exchanged else 0
+            for rank in range(num_ranks)
+        ],
+    }
+
+
+def bytes_received(
+    plan: Plan, footprint: Footprint, rank: int, batch: int, value_bytes: int
+) -> int:
+    """Bytes that one rank receives in one step: keys and values, halos, moments.
+
+    Source: promise 4 of the design: (union of N(i) over the clip, and G) minus its own.
+    """
+
+    def frames(transfers: tuple[Transfer, ...]) -> int:
+        return sum(len(t.frames) for t in transfers if t.target == rank)
+
+    values = frames(plan.attention_transfers()) * footprint.attention_values
+    values += frames(plan.halo_transfers(CONV_HALO_FRAMES)) * footprint.conv_values
+    moments = (plan.num_ranks - 1) * footprint.moment_values
+    return batch * (values * value_bytes + moments * MOMENT_BYTES)
+
+
+def describe_plan(predicted: dict[str, Any]) -> str:
+    """The same for people."""
+    context = predicted["global_context"]
+    lines = [
+        f"{predicted['num_frames']} frames, {predicted['num_latent_frames']} latent frames, "
+        f"{predicted['ranks']} ranks, {predicted['method']}, model {predicted['model']}",
+        f"local scope {predicted['local_frames']} on each side; global context "
+        f"{len(context)}: {', '.join(map(str, context)) or 'none'}",
+        "bias local {local:g}, global {global:g}, switch {switch:g}".format(**predicted["bias"]),
+        f"weights {predicted['weights_bytes'] / 1e6:.1f} MB on every rank",
+        f"{'rank':>6}{'clip':>16}{'memory':>14}{'received per step':>22}",
+    ]
+    rows = zip(
+        predicted["clips"],
+        predicted["expected_memory_bytes"],
+        predicted["bytes_received_per_step"],
+        strict=True,
+    )
+    for rank, ((start, stop), memory, received) in enumerate(rows):
+        lines.append(
+            f"{rank:>6}{f'{start} to {stop - 1}':>16}{f'{memory / 1e6:.1f} MB':>14}"
+            f"{f'{received / 1e6:.3f} MB':>22}"
+        )
+    return "\n".join(lines)
