@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-slow check lint types imports train clean
 
-$(VENV)/.demo: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV) || ( $(PYTHON) -m venv --clear --without-pip $(VENV) \
+	  && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip )
+
+$(VENV)/.demo: pyproject.toml $(VENV)/bin/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 

@@ -4,8 +4,19 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from pathlib import Path
+
+import pytest
 import torch
 from diffusers.utils import logging
 
+from tests.tiny import save_tiny_model
+
 torch.set_num_threads(1)
 logging.set_verbosity_error()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model with random weights, in a directory whose path has a space. Not to be changed."""
+    return save_tiny_model(tmp_path_factory.mktemp("a model") / "tiny")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -103,7 +105,9 @@ def _call(command: str, options: dict[str, Any]) -> Call:
     words = given.pop("prompt", [])
     if len(words) > 1:
         raise ConfigError(f"the prompt is {len(words)} arguments; quote it: {' '.join(words)!r}")
-    return Call(command, given | {"prompt": word for word in words})
+    if words:
+        given["prompt"] = words[0]
+    return Call(command, given)
 
 
 @app.command()
@@ -127,9 +131,15 @@ def models() -> Call:
 
 
 def main() -> None:
-    """The program `video-infinity`."""
+    """The program `video-infinity`.
+
+    It ends at once: Python would take torch down piece by piece, for seconds on a busy machine.
+    """
     interrupt_on_signals()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    with suppress(OSError):  # nobody reads any more
+        sys.stdout.flush()
+    os._exit(code)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -145,6 +155,8 @@ def run(argv: Sequence[str]) -> int:
             _carry_out(parsed)
             return 0
         return int(parsed)
+    except SystemExit as end:  # a rank that has told of its error
+        return int(end.code or 0)
     except KeyboardInterrupt:
         return report_interrupt()
     except Exception as error:

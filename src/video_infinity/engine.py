@@ -98,14 +98,16 @@ class ClipRun:
 
     def _walk(self, job: DenoiseJob) -> torch.Tensor:
         total = len(job.scheduler.timesteps)
+        latents = job.noise_1CFHW
         received, begin = self._comm.bytes_received, time.perf_counter()
         for step, z_1CFHW in enumerate(METHODS[self._request.run.method](job)):
+            latents = z_1CFHW
             now = time.perf_counter()
             self.measures.seconds_per_step.append(now - begin)
             self.measures.bytes_per_step.append(self._comm.bytes_received - received)
             received, begin = self._comm.bytes_received, now
             self._observer("step", step=step + 1, of=total, frames=self.plan.num_latent_frames)
-        return z_1CFHW
+        return latents
 
     def _job(self, text_BFSD: torch.Tensor) -> DenoiseJob:
         request, scopes = self._request, self._request.scopes

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from typer.exceptions import TyperException
@@ -86,7 +87,8 @@ def _leave_failure(error: BaseException) -> None:
         "traceback": _trace(error),
     }
     path = Path(os.environ[FAILURES_DIR]) / f"rank-{os.environ.get('RANK', '0')}.json"
-    path.write_text(json.dumps(failure), encoding="utf-8")
+    with suppress(OSError):  # no launcher any more, or a full disk: the exit code has to do
+        path.write_text(json.dumps(failure), encoding="utf-8")
 
 
 def first_failure(scratch: Path, exit_codes: Mapping[int, int]) -> UserError | RankFailedError:

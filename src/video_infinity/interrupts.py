@@ -35,26 +35,26 @@ def interrupt_on_signals() -> None:
         signal.signal(number, interrupt)
 
 
-def end_when_told(clean_up: Callable[[], None], launcher: int | None) -> None:
+def end_when_told(clean_up: Callable[[], None], is_orphan: Callable[[], bool]) -> None:
     """See that this rank ends when it is told, even from inside a collective.
 
     A main thread that waits there sees no KeyboardInterrupt; after GRACE_S another thread cleans
     up in its stead and ends the process. The wake-up descriptor is written to by whichever
     thread the system hands the signal to.
 
-    clean_up  called from that other thread
-    launcher  process id; when this rank's parent is another, its launcher was killed
+    clean_up   called from that other thread
+    is_orphan  asked every second; an orphan tells itself to end
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
-    threading.Thread(target=_watch, args=(reader, clean_up, launcher), daemon=True).start()
+    threading.Thread(target=_watch, args=(reader, clean_up, is_orphan), daemon=True).start()
 
 
-def _watch(reader: int, clean_up: Callable[[], None], launcher: int | None) -> None:
+def _watch(reader: int, clean_up: Callable[[], None], is_orphan: Callable[[], bool]) -> None:
     told = False
     while not told:
-        if launcher is not None and os.getppid() != launcher:
+        if is_orphan():
             os.kill(os.getpid(), signal.SIGTERM)
         if select.select([reader], [], [], _POLL_S)[0]:
             told = any(number in _SIGNALS for number in os.read(reader, 64))

@@ -26,6 +26,9 @@ from video_infinity.comm.process import ProcessCommunicator, in_torchrun, joined
 from video_infinity.failures import FAILURES_DIR, first_failure, is_spawned, report_error
 from video_infinity.interrupts import end_when_told, heeded_signals
 
+SHUTDOWN_TIMEOUT_S = 10
+"""How long a rank may take to end when told, before it is killed; more than GRACE_S."""
+
 
 def rank_device(device: str) -> str:
     """ "cuda" as this rank's own GPU; others as they are."""
@@ -55,13 +58,22 @@ def command_world(
     if not in_torchrun():
         yield SingleCommunicator()
         return
-    end_when_told(clean_up, os.getppid() if is_spawned() else None)
+    launcher = os.getppid()
+    end_when_told(clean_up, lambda: is_spawned() and _is_orphan(launcher))
     with joined_world(device, timeout_s) as comm:
         try:
             yield comm
         except Exception as error:
             # Before the world is left: the others take that for an error of their own.
             sys.exit(report_error(error))
+
+
+def _is_orphan(launcher: int) -> bool:
+    """Whether the launcher was killed, and left to us what it would have removed."""
+    if os.getppid() == launcher:
+        return False
+    shutil.rmtree(os.environ[FAILURES_DIR], ignore_errors=True)
+    return True
 
 
 def launch_ranks(argv: Sequence[str], num_ranks: int) -> None:
@@ -75,7 +87,6 @@ def launch_ranks(argv: Sequence[str], num_ranks: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     scratch = Path(tempfile.mkdtemp(prefix="video-infinity-"))
     config = LaunchConfig(
         min_nodes=1,
@@ -87,13 +98,14 @@ def launch_ranks(argv: Sequence[str], num_ranks: int) -> None:
         local_addr="127.0.0.1",
         max_restarts=0,
         monitor_interval=0.1,
+        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
         signals_to_handle=",".join(number.name for number in heeded_signals()),
         logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
     )
     # -P: a file in the working directory must not stand in for a module.
     rank_argv = ("-P", "-m", "video_infinity", *argv)
     try:
-        with _handlers_kept(), _environment(_rank_environment(num_ranks, scratch)):
+        with _tamed_elastic(), _environment(_rank_environment(num_ranks, scratch)):
             elastic_launch(config, sys.executable)(*rank_argv)
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
@@ -133,11 +145,13 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Torch elastic takes the handlers of signals and does not give them back."""
+def _tamed_elastic() -> Iterator[None]:
+    """Torch elastic logs what we report ourselves, and keeps the handlers of signals."""
     before = {number: signal.getsignal(number) for number in heeded_signals()}
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.disable(logging.NOTSET)
         for number, handler in before.items():
             signal.signal(number, handler)

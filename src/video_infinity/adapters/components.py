@@ -67,11 +67,11 @@ def load_scheduler(directory: Path, changes: dict[str, Any]) -> Any:
     Raises ModelError if diffusers has no scheduler of the declared class.
     """
     config = read_json(directory / "scheduler_config.json") | changes
-    scheduler: Any = getattr(diffusers, str(config.get("_class_name")), None)
-    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
-        raise ModelError(
-            f"{directory} names no scheduler of diffusers: {config.get('_class_name')}"
-        )
+    named = config.get("_class_name")
+    scheduler: Any = getattr(diffusers, str(named), None)
+    base: Any = diffusers.SchedulerMixin
+    if scheduler is None or base not in getattr(scheduler, "__mro__", ()):
+        raise ModelError(f"{directory} names no scheduler of diffusers: {named}")
     try:
         with silenced():
             return scheduler.from_config(config)

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from importlib.resources import files as package_files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import video_infinity
 from video_infinity.adapters.base import Adapter, ModelFacts
 from video_infinity.adapters.files import locate, read_json
 from video_infinity.adapters.footprint import Footprint
 from video_infinity.config import ModelSpec
 from video_infinity.errors import ModelError
 
-EMBEDDED_MODEL = Path(video_infinity.__file__).parent / "demo" / "model"
+EMBEDDED_MODEL = Path(str(package_files("video_infinity"))) / "demo" / "model"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -115,7 +115,8 @@ class TimelineConvBlock(nn.Module):
 
     def forward(self, x_NCFHW: torch.Tensor) -> torch.Tensor:
         context = self._context
-        norm, *between, conv = cast(list[Any], list(self.block))
+        parts: list[Any] = list(self.block)
+        norm, *between, conv = parts
         assert isinstance(norm, nn.GroupNorm) and conv.stride[0] == 1
         halo_frames = (conv.kernel_size[0] - 1) // 2 * conv.dilation[0]
         halo = context.exchange((x_NCFHW,), FRAME_DIM, halo_frames)
