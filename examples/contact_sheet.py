@@ -1,6 +1,6 @@
 """Generate a video and lay every nth frame out on one picture.
 
-    python examples/contact_sheet.py OUT.png "a red seven moving left on a navy background"
+python examples/contact_sheet.py OUT.png "a red seven moving left on a navy background"
 """
 
 import sys

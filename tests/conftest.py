@@ -18,5 +18,5 @@ logging.set_verbosity_error()
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole model with random weights, in a directory whose path has a space. Not to be changed."""
+    """A whole model with random weights, at a path with a space. Tests leave it as it is."""
     return save_tiny_model(tmp_path_factory.mktemp("a model") / "tiny")

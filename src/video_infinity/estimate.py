@@ -1,7 +1,7 @@
 """What a run would take: clips, scopes, memory per rank, bytes per step. Generates nothing.
 
-The bytes are the formula of the exchange and equal what a run measures; the memory is an
-estimate from the widest layer.
+The bytes are the formula of the exchange and equal what a run measures; the memory is what the
+tensors of one pass take at the widest point, without an allocator's or a kernel's own.
 """
 
 from __future__ import annotations

@@ -25,11 +25,13 @@ def footprint() -> Footprint:
     import torch
 
     adapter = adapter_of(pipe_of(CASE))
-    z, text = torch.zeros(1, 4, 2, 4, 4), torch.zeros(1, 1, 16)
+    text_SD = torch.zeros(1, 16)
     return trace(
         adapter.sites(),
-        lambda: adapter.denoise(z, torch.tensor(0), text),
-        num_frames=2,
+        lambda frames: adapter.denoise(
+            torch.zeros(1, 4, frames, 4, 4), torch.tensor(0), text_SD[None]
+        ),
+        text_SD,
         num_weights=0,
     )
 

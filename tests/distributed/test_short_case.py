@@ -18,6 +18,7 @@ from video_infinity.comm import Communicator
 from video_infinity.comm.threads import run_ranks
 from video_infinity.config import Request
 from video_infinity.context import layers
+from video_infinity.context.attention import Block
 from video_infinity.engine import ClipRun, make_plan
 from video_infinity.pipeline import as_timeline
 from video_infinity.plan import Plan, Scopes, clips_of_lengths
@@ -149,11 +150,10 @@ def test_fails_with_zero_filled_ends(
         q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, blocks: Any, scale: float
     ) -> torch.Tensor:
         pad = torch.zeros_like(k[:, :4])
-        every = range(k.shape[1] + 4)
-        wrong = [layers_block(block.start, block.stop, tuple(every), None) for block in blocks]
+        every = slice(0, k.shape[1] + 4)
+        wrong = [Block(block.start, block.stop, every, None) for block in blocks]
         return attend(q, torch.cat((k, pad), 1), torch.cat((v, pad), 1), wrong, scale)
 
-    layers_block = type(layers.query_blocks(range(1), (0,), 0, (), layers.ScopeBias())[0])
     monkeypatch.setattr(layers, "dual_scope_attention", zero_filled)
     assert relative_difference(_spread(2, z_BCFHW), expected) > WRONG_IS_BEYOND
 

@@ -20,15 +20,18 @@ _MARK = "VIDEO_INFINITY_TEST_MARK"
 
 @dataclass
 class Running:
-    """A run under way. `mark` is in the environment of every process that it starts.
+    """A run under way.
 
-    words  the command line after the program's name; `launcher` goes before the program
+    words    the command line after the program's own
+    mark     is in the environment of every process that the run starts
+    streams  what Popen is told besides, such as other ends for the streams
     """
 
     words: Sequence[str]
     cwd: Path
     environment: dict[str, str] = field(default_factory=dict)
     program: Sequence[str] = PROGRAM
+    streams: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.mark = uuid.uuid4().hex
@@ -36,10 +39,13 @@ class Running:
             [*self.program, *map(str, self.words)],
             cwd=self.cwd,
             env=os.environ | {"OMP_NUM_THREADS": "1", _MARK: self.mark} | self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
+            **self.streams
+            or {
+                "stdin": subprocess.DEVNULL,
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+            },
         )
 
     def wait_for(self, event: str) -> dict[str, Any]:
@@ -61,7 +67,7 @@ class Running:
         """Process ids of the ranks that a launcher has spawned, rank 0 first."""
         found = {}
         for pid in _marked(self.mark):
-            rank = _environment(pid).get("RANK")
+            rank = environment_of(pid).get("RANK")
             if rank is not None:
                 found[int(rank)] = pid
         return [pid for _, pid in sorted(found.items())]
@@ -84,7 +90,7 @@ def run(
     return finished
 
 
-def eventually(holds: Callable[[], bool], timeout_s: float = 10) -> bool:
+def eventually(holds: Callable[[], bool], timeout_s: float = 30) -> bool:
     deadline = time.monotonic() + timeout_s
     while not holds():
         if time.monotonic() > deadline:
@@ -95,10 +101,10 @@ def eventually(holds: Callable[[], bool], timeout_s: float = 10) -> bool:
 
 def _marked(mark: str) -> list[int]:
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in pids if _environment(pid).get(_MARK) == mark]
+    return [pid for pid in pids if environment_of(pid).get(_MARK) == mark]
 
 
-def _environment(pid: int) -> dict[str, str]:
+def environment_of(pid: int) -> dict[str, str]:
     """The environment a process was started with; empty for one that is gone, or a zombie."""
     try:
         entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")

@@ -9,7 +9,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,15 @@ def replace_json(**changes: Any) -> Callable[[Path], None]:
     return spoil
 
 
+def drop_key(key: str) -> Callable[[Path], None]:
+    def spoil(file: Path) -> None:
+        held = json.loads(file.read_text())
+        del held[key]
+        file.write_text(json.dumps(held))
+
+    return spoil
+
+
 def truncated_latents(bench: Bench) -> list[Any]:
     words = latents(lambda z: z)(bench)
     cut(bench.cwd / "z.safetensors")
@@ -144,7 +153,7 @@ CASES: dict[str, Case] = {
     # the prompt
     "no prompt": ([], ("prompt", "''", "--timeline")),
     "empty prompt": ([""], ("prompt", "''", "--timeline")),
-    "blank prompt": (["  "], ("prompt", "'  '", "say what to show")),
+    "blank prompt": (["  "], ("prompt", "is empty", "say what to show")),
     "unquoted prompt": (["a", "b"], ("2 arguments", "quote it: 'a b'")),
     "prompt and timeline": (["a", "--timeline", "x.yaml"], ("both", "give one")),
     # the model
@@ -158,7 +167,7 @@ CASES: dict[str, Case] = {
     "no weights": (spoilt(UNET, Path.unlink), ("unet", "no safetensors weights")),
     "corrupt config": (spoilt("unet/config.json", garble), ("config.json", "cannot be read")),
     "config with a hole": (
-        spoilt("vae/config.json", replace_json(block_out_channels=None)),
+        spoilt("vae/config.json", drop_key("block_out_channels")),
         ("block_out_channels", "fetch or save it again"),
     ),
     "another kind of denoiser": (
@@ -317,7 +326,7 @@ def bench(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def nothing_begins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a rank is started nor a weight read."""
 
     def begin(*_: object) -> None:
@@ -325,7 +334,6 @@ def nothing_begins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr("video_infinity.command.launch_ranks", begin)
     monkeypatch.setattr("video_infinity.command.load_model", begin)
-    yield
 
 
 def files_below(directory: Path) -> dict[str, bytes]:

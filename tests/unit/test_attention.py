@@ -55,7 +55,13 @@ def test_equals_the_dense_formula(
 ) -> None:
     q, k, v = qkv
     blocks = query_blocks(
-        range(LENGTH), tuple(range(LENGTH)), local_frames, CONTEXTS[context], bias, block_frames
+        range(LENGTH),
+        tuple(range(LENGTH)),
+        local_frames,
+        CONTEXTS[context],
+        bias,
+        like=q,
+        block_frames=block_frames,
     )
     ours = dual_scope_attention(q, k, v, blocks)
     expected = dense(q, k, v, local_frames, CONTEXTS[context], bias)
@@ -66,7 +72,7 @@ def test_a_clip_needs_only_its_own_keys(qkv: tuple[torch.Tensor, ...]) -> None:
     q, k, v = qkv
     clip, near, context = range(10, 19), range(7, 22), (0, 8, 16, 24, 32)
     keys = tuple(sorted({*near, *context}))
-    blocks = query_blocks(clip, keys, 3, context, ScopeBias(1.0, 0.5), 4)
+    blocks = query_blocks(clip, keys, 3, context, ScopeBias(1.0, 0.5), like=q, block_frames=4)
     ours = dual_scope_attention(q[:, 10:19], k[:, list(keys)], v[:, list(keys)], blocks)
     expected = dense(q, k, v, 3, context, ScopeBias(1.0, 0.5))[:, 10:19]
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
@@ -75,15 +81,13 @@ def test_a_clip_needs_only_its_own_keys(qkv: tuple[torch.Tensor, ...]) -> None:
 def test_a_global_frame_nearby_counts_once_and_as_local(qkv: tuple[torch.Tensor, ...]) -> None:
     """Bias on the global scope must not touch a frame that is in both."""
     q, k, v = qkv
-    blocks = query_blocks(
-        range(LENGTH), tuple(range(LENGTH)), 40, (0, 20), ScopeBias(0.0, 50.0), 16
-    )
-    plain = query_blocks(range(LENGTH), tuple(range(LENGTH)), 40, (), ScopeBias(), 16)
+    blocks = query_blocks(range(LENGTH), range(LENGTH), 40, (0, 20), ScopeBias(0.0, 50.0), like=q)
+    plain = query_blocks(range(LENGTH), range(LENGTH), 40, (), ScopeBias(), like=q)
     assert torch.equal(dual_scope_attention(q, k, v, blocks), dual_scope_attention(q, k, v, plain))
 
 
 def test_whole_scope_without_bias_needs_no_mask() -> None:
-    blocks = query_blocks(range(9), tuple(range(9)), 8, (0, 4), ScopeBias())
+    blocks = query_blocks(range(9), range(9), 8, (0, 4), ScopeBias(), like=torch.ones(1))
     assert all(block.bias_QK is None for block in blocks)
 
 
@@ -97,9 +101,11 @@ def test_nothing_is_quadratic_in_length() -> None:
             8,
             tuple(k * length // 16 for k in range(16)),
             ScopeBias(),
+            like=torch.ones(1),
         )
         b = attention.QUERY_BLOCK_FRAMES
-        assert all(len(block.key_positions) <= b + 2 * 8 + 16 for block in blocks)
-        return sum(block.bias_QK.numel() for block in blocks if block.bias_QK is not None)
+        masks = [block.bias_QK for block in blocks if block.bias_QK is not None]
+        assert all(mask.shape[1] <= b + 2 * 8 + 16 for mask in masks)
+        return sum(mask.numel() for mask in masks)
 
     assert mask_values(4096) / mask_values(1024) == pytest.approx(4.0, rel=0.02)

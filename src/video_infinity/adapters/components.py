@@ -53,8 +53,11 @@ def load_part(part: Any, directory: Path, dtype: torch.dtype) -> Any:
                 **options,
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{directory} does not load as {part.__name__}: {reason}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{directory} does not load as {part.__name__}: its weights are broken or do not fit "
+            f"the config; fetch or save it again ({reason})"
+        ) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(f"{directory} lacks {len(missing)} weights, among them {missing[0]}")

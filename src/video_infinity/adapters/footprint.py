@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,8 +10,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from video_infinity.context.install import Sites
+from video_infinity.comm import SingleCommunicator
+from video_infinity.context.install import Sites, installed
+from video_infinity.context.layers import ClipContext
+from video_infinity.plan import Plan, Scopes, split_timeline
+
+TRACED_FRAMES = 24
+"""Enough for the share of a clip's ends to be small; the cost of tracing grows with it."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class Footprint:
     attention_values   keys and values of all temporal attention layers
     conv_values        inputs of all temporal convolutions
     moment_values      mean and variance of all timeline norms, per rank (not per frame)
-    workspace_values   what the layers hold at once at the widest point: an estimate
+    workspace_values   tensors alive at once at the widest point of one pass
     num_weights        of all parts of the model
     """
 
@@ -31,38 +40,62 @@ class Footprint:
     num_weights: int
 
 
-class _Trace:
-    """Shapes seen at the sites during one pass."""
+class _Shapes:
+    """Values seen at the sites during one pass over one frame."""
 
-    def __init__(self, num_frames: int) -> None:
-        self.num_frames = num_frames
-        self.attention = self.conv = self.moments = self.widest = 0
+    def __init__(self) -> None:
+        self.attention = self.conv = self.moments = 0
 
     def at_attention(self, module: Any, arguments: Any, options: Any) -> None:
         hidden = arguments[0] if arguments else options["hidden_states"]
-        sequences, frames, _ = hidden.shape
-        self.attention += 2 * sequences * module.to_k.out_features
-        self.widest = max(self.widest, hidden.numel() // frames)
+        self.attention += 2 * hidden.shape[0] * module.to_k.out_features
 
     def at_conv(self, module: Any, arguments: Any) -> None:
-        self.conv += arguments[0].numel() // self.num_frames
+        self.conv += arguments[0].numel()
         self.moments += 2 * module[0].num_groups
 
     def at_norm(self, module: Any, arguments: Any) -> None:
         self.moments += 2 * module.num_groups
 
 
-_LIVE_AT_WIDEST = 15
-"""Of a temporal block's hidden size: input, residual, norm, and 8 + 4 in its gated feed-forward."""
+class _PeakOfLive(TorchDispatchMode):
+    """Most values alive at once among those that operations make inside the `with`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live_bytes = self.peak_bytes = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self._note(leaf.untyped_storage())
+        return out
+
+    def _note(self, storage: Any) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        self.live_bytes += storage.nbytes()
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        weakref.finalize(storage, self._free, storage.nbytes())
+
+    def _free(self, num_bytes: int) -> None:
+        self.live_bytes -= num_bytes
 
 
-def trace(sites: Sites, run: Callable[[], Any], num_frames: int, num_weights: int) -> Footprint:
-    """The footprint of a denoiser whose `run` passes one video of `num_frames` through it.
+def trace(
+    sites: Sites, run: Callable[[int], Any], text_SD: torch.Tensor, num_weights: int
+) -> Footprint:
+    """The footprint of a denoiser.
 
-    The denoiser may live on the meta device: nothing is computed.
+    run      pass one video of that many frames through it, in float32
+    text_SD  text states of one frame
+    The denoiser may hold fake tensors: only shapes matter.
     """
-    seen = _Trace(num_frames)
-    with ExitStack() as stack, torch.inference_mode():
+    seen = _Shapes()
+    with ExitStack() as stack, torch.no_grad():
         for attention in sites.attention:
             assert isinstance(attention, nn.Module)
             hook = attention.register_forward_pre_hook(seen.at_attention, with_kwargs=True)
@@ -71,11 +104,20 @@ def trace(sites: Sites, run: Callable[[], Any], num_frames: int, num_weights: in
             stack.callback(site.module.register_forward_pre_hook(seen.at_conv).remove)
         for site in sites.norms:
             stack.callback(site.module.register_forward_pre_hook(seen.at_norm).remove)
-        run()
+        run(1)
     return Footprint(
         attention_values=seen.attention,
         conv_values=seen.conv,
         moment_values=seen.moments,
-        workspace_values=_LIVE_AT_WIDEST * seen.widest,
+        workspace_values=_workspace_values(sites, run, text_SD),
         num_weights=num_weights,
     )
+
+
+def _workspace_values(sites: Sites, run: Callable[[int], Any], text_SD: torch.Tensor) -> int:
+    plan = Plan(split_timeline(TRACED_FRAMES, 1), Scopes(TRACED_FRAMES, 0))
+    text_NSD = text_SD.expand(TRACED_FRAMES, -1, -1)
+    context = ClipContext(SingleCommunicator(), plan, text_NSD=text_NSD)
+    with torch.no_grad(), installed(sites, context), _PeakOfLive() as peak:
+        run(TRACED_FRAMES)
+    return int(peak.peak_bytes) // torch.float32.itemsize // TRACED_FRAMES

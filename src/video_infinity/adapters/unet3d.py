@@ -20,6 +20,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from safetensors import safe_open
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_infinity.adapters.base import ModelFacts
 from video_infinity.adapters.components import load_part, load_scheduler, silenced
@@ -33,6 +34,10 @@ from video_infinity.context.install import ModuleSite, Sites
 from video_infinity.errors import ModelError
 
 DEFAULT_FPS_CONDITION = 24
+
+
+TRACED_TOKENS = 77
+"""Of a text, where only shapes are traced: as many as CLIP reads."""
 
 
 class TimeEmbeddingWithFps(nn.Module):
@@ -142,19 +147,19 @@ def sites_of(unet: nn.Module) -> Sites:
 def footprint(files: ModelFiles, facts: ModelFacts, height: int, width: int) -> Footprint:
     """What one frame costs, from the config alone; see `registry.trace_model`."""
     config = read_json(files.denoiser / "config.json")
-    with torch.device("meta"):
-        unet = UNet3DConditionModel.from_config(config)
-        z_1CFHW = torch.empty(
-            1, facts.latent_channels, 2, *facts.latent_shape_CHW(height, width)[1:]
-        )
-        text_1SD = torch.empty(1, 1, config["cross_attention_dim"])
+    channels, *size = facts.latent_shape_CHW(height, width)
     parts = (files.denoiser, files.base / "vae", files.base / "text_encoder")
-    return trace(
-        sites_of(unet),
-        lambda: unet(z_1CFHW, torch.tensor(0), text_1SD),
-        num_frames=2,
-        num_weights=sum(count_weights(part) for part in parts),
-    )
+    with FakeTensorMode():
+        unet = UNet3DConditionModel.from_config(config).eval()
+        text_SD = torch.empty(TRACED_TOKENS, config["cross_attention_dim"])
+        return trace(
+            sites_of(unet),
+            lambda frames: unet(
+                torch.empty(1, channels, frames, *size), torch.tensor(0), text_SD[None]
+            ),
+            text_SD,
+            num_weights=sum(count_weights(part) for part in parts),
+        )
 
 
 def load(files: ModelFiles, spec: ModelSpec, facts: ModelFacts) -> UNet3DAdapter:

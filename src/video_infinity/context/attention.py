@@ -11,8 +11,9 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812
 
@@ -32,13 +33,13 @@ class ScopeBias:
 class Block:
     """One block of queries [start, stop) and where its keys lie among the frames at hand.
 
-    key_positions  indices into the key frames, rising
-    bias_QK        float32 logits to add, -inf where a query may not look, or None if all zero
+    keys     a slice of the key frames, or their indices on the device, rising
+    bias_QK  logits to add, -inf where a query may not look, or None if all zero
     """
 
     start: int
     stop: int
-    key_positions: tuple[int, ...]
+    keys: slice | torch.Tensor
     bias_QK: torch.Tensor | None
 
 
@@ -48,56 +49,60 @@ def scope_bias(
     local_frames: int,
     global_context: Sequence[int],
     bias: ScopeBias,
-) -> torch.Tensor:
+) -> npt.NDArray[np.float32]:
     """The logits that make attention over `key_frames` dual-scope.
 
     Returns float32 [Q, K]: bias.local where |i - j| <= local_frames, bias.global_ where j is
     in the global context and further away, -inf elsewhere.
     Source: Tan et al. (2024), section 3.3.
     """
-    distance_QK = torch.tensor(query_frames)[:, None] - torch.tensor(key_frames)[None, :]
-    is_global_K = torch.tensor([frame in set(global_context) for frame in key_frames])
-    bias_QK = torch.full(distance_QK.shape, float("-inf"))
-    bias_QK = bias_QK.masked_fill(is_global_K[None, :], bias.global_)
-    return bias_QK.masked_fill(distance_QK.abs() <= local_frames, bias.local)
+    keys_K = np.asarray(key_frames)
+    distance_QK = np.abs(np.asarray(query_frames)[:, None] - keys_K[None, :])
+    far_K = np.where(np.isin(keys_K, np.asarray(global_context)), bias.global_, -np.inf)
+    return np.where(distance_QK <= local_frames, bias.local, far_K[None, :]).astype(np.float32)
 
 
-@lru_cache(maxsize=32)
 def query_blocks(
     query_frames: range,
-    key_frames: tuple[int, ...],
+    key_frames: Sequence[int],
     local_frames: int,
-    global_context: tuple[int, ...],
+    global_context: Sequence[int],
     bias: ScopeBias,
+    *,
+    like: torch.Tensor,
     block_frames: int = QUERY_BLOCK_FRAMES,
 ) -> tuple[Block, ...]:
     """Cut a contiguous span of queries into blocks, each with the keys that it may see.
 
-    key_frames must be sorted and hold every frame that some query may see.
+    key_frames  sorted, with every frame that some query may see
+    like        a tensor of the device and type that attention runs in
     """
     blocks = []
+    outside = [bisect.bisect_left(key_frames, frame) for frame in global_context]
     for start in range(query_frames.start, query_frames.stop, block_frames):
-        stop = min(start + block_frames, query_frames.stop)
-        first = bisect.bisect_left(key_frames, start - local_frames)
-        last = bisect.bisect_right(key_frames, stop - 1 + local_frames)
-        outside = [bisect.bisect_left(key_frames, g) for g in global_context]
+        queries = range(start, min(start + block_frames, query_frames.stop))
+        first = bisect.bisect_left(key_frames, queries[0] - local_frames)
+        last = bisect.bisect_right(key_frames, queries[-1] + local_frames)
         positions = sorted({*range(first, last), *outside})
         bias_QK = scope_bias(
-            range(start, stop),
-            [key_frames[p] for p in positions],
-            local_frames,
-            global_context,
-            bias,
+            queries, [key_frames[p] for p in positions], local_frames, global_context, bias
         )
         blocks.append(
             Block(
                 start - query_frames.start,
-                stop - query_frames.start,
-                tuple(positions),
-                bias_QK if bool(bias_QK.any()) else None,
+                start - query_frames.start + len(queries),
+                _selection(positions, like.device),
+                torch.from_numpy(bias_QK).to(like) if bias_QK.any() else None,
             )
         )
     return tuple(blocks)
+
+
+def _selection(positions: list[int], device: torch.device) -> slice | torch.Tensor:
+    first, stop = positions[0], positions[-1] + 1
+    if stop - first == len(positions):
+        return slice(first, stop)
+    return torch.tensor(positions, device=device)
 
 
 def dual_scope_attention(
@@ -115,22 +120,12 @@ def dual_scope_attention(
     """
     out_NFHD = torch.empty_like(q_NFHD)
     for block in blocks:
-        k_block, v_block = (_take(x, block.key_positions) for x in (k_NKHD, v_NKHD))
-        bias_QK = block.bias_QK
-        if bias_QK is not None:
-            bias_QK = bias_QK.to(device=q_NFHD.device, dtype=q_NFHD.dtype)
-        out_NFHD[:, block.start : block.stop] = F.scaled_dot_product_attention(
-            q_NFHD[:, block.start : block.stop].transpose(1, 2),
-            k_block.transpose(1, 2),
-            v_block.transpose(1, 2),
-            attn_mask=bias_QK,
+        span = slice(block.start, block.stop)
+        out_NFHD[:, span] = F.scaled_dot_product_attention(
+            q_NFHD[:, span].transpose(1, 2),
+            k_NKHD[:, block.keys].transpose(1, 2),
+            v_NKHD[:, block.keys].transpose(1, 2),
+            attn_mask=block.bias_QK,
             scale=scale,
         ).transpose(1, 2)
     return out_NFHD
-
-
-def _take(x_NKHD: torch.Tensor, positions: tuple[int, ...]) -> torch.Tensor:
-    first, last = positions[0], positions[-1] + 1
-    if last - first == len(positions):
-        return x_NKHD[:, first:last]
-    return x_NKHD.index_select(1, torch.tensor(positions, device=x_NKHD.device))

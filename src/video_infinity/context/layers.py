@@ -17,7 +17,12 @@ import torch
 from torch import nn
 
 from video_infinity.comm import Communicator
-from video_infinity.context.attention import ScopeBias, dual_scope_attention, query_blocks
+from video_infinity.context.attention import (
+    Block,
+    ScopeBias,
+    dual_scope_attention,
+    query_blocks,
+)
 from video_infinity.context.exchange import FrameExchange, widen
 from video_infinity.context.moments import apply_group_norm, clip_moments, merge_moments
 from video_infinity.plan import Clip, Plan
@@ -56,6 +61,7 @@ class ClipContext:
     schedule: BiasSchedule = field(default_factory=BiasSchedule)
     text_NSD: torch.Tensor | None = None
     bias: ScopeBias = field(default_factory=ScopeBias, init=False)
+    _blocks: dict[Any, tuple[Block, ...]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def clip(self) -> Clip:
@@ -64,6 +70,20 @@ class ClipContext:
     @property
     def frames_per_rank(self) -> torch.Tensor:
         return torch.tensor([len(clip) for clip in self.plan.clips], dtype=torch.float32)
+
+    def blocks(self, key_frames: tuple[int, ...], like: torch.Tensor) -> tuple[Block, ...]:
+        """The attention's blocks at this noise level, made once for all layers."""
+        key = (key_frames, self.bias, like.dtype)
+        if key not in self._blocks:
+            self._blocks[key] = query_blocks(
+                self.clip.frames,
+                key_frames,
+                self.plan.local_frames,
+                self.plan.global_context,
+                self.bias,
+                like=like,
+            )
+        return self._blocks[key]
 
     @contextmanager
     def at(self, noise_level: float) -> Iterator[None]:
@@ -145,17 +165,13 @@ class DualScopeProcessor:
         **_: Any,
     ) -> torch.Tensor:
         assert encoder_hidden_states is None and attention_mask is None, "not a self-attention"
-        context, plan = self._context, self._context.plan
+        context = self._context
         key, value = attn.to_k(hidden_states), attn.to_v(hidden_states)
         exchange = context.exchange((key, value), dim=1)
         query = attn.to_q(hidden_states)
         around = exchange.wait()
-        blocks = query_blocks(
-            context.clip.frames,
-            (*around.left_frames, *context.clip.frames, *around.right_frames),
-            plan.local_frames,
-            plan.global_context,
-            context.bias,
+        blocks = context.blocks(
+            (*around.left_frames, *context.clip.frames, *around.right_frames), like=query
         )
         q, k, v = (
             x.unflatten(-1, (attn.heads, -1))
