@@ -41,5 +41,11 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
+train: $(VENV)/.dev
+	$(BIN)/python -m training.autoencoder
+	$(BIN)/python -m training.denoiser
+	$(BIN)/python -m training.export
+	$(BIN)/python -m training.evaluate --card
+
 clean:
 	rm -rf $(VENV) out build dist

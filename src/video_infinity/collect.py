@@ -7,20 +7,26 @@ a time. All ranks take part in every round, so that each wait is as long as one 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from video_infinity.comm import Communicator, Message
+from video_infinity.errors import RunError
 
 
 class Spool:
-    """uint8 pieces on disk, in order. The file has no name, so that it cannot be left over."""
+    """uint8 pieces on disk, in order. The file has no name, so that it cannot be left over.
+
+    Raises RunError if the disk has no room.
+    """
 
     def __init__(self, directory: Path | None = None) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (closed by `close`)
+        with _room_needed():
+            self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (`close`)
         self.shapes: list[tuple[int, ...]] = []
         self._offsets: list[int] = [0]
 
@@ -28,8 +34,10 @@ class Spool:
         return len(self.shapes)
 
     def append(self, piece: torch.Tensor) -> None:
-        self._file.seek(self._offsets[-1])
-        self._file.write(piece.contiguous().numpy().tobytes())
+        with _room_needed():
+            self._file.seek(self._offsets[-1])
+            self._file.write(piece.contiguous().numpy().tobytes())
+            self._file.flush()
         self.shapes.append(tuple(piece.shape))
         self._offsets.append(self._file.tell())
 
@@ -40,7 +48,19 @@ class Spool:
         return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape))
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what was not flushed is not wanted any more
+            self._file.close()
+
+
+@contextmanager
+def _room_needed() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"finished frames cannot wait in {tempfile.gettempdir()}: {error.strerror}; make room "
+            "there, or set TMPDIR to a directory on a larger disk"
+        ) from error
 
 
 def pull_in_order(

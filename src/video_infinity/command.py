@@ -46,7 +46,7 @@ def run_generate(request: Request, argv: Sequence[str]) -> None:
     facts = inspect_model(request.model)
     num_ranks = _num_ranks(request)
     request = prepare(request, facts, num_ranks)
-    if not is_spawned() and os.environ.get("RANK", "0") == "0":
+    if not is_spawned() and (not in_torchrun() or os.environ["RANK"] == "0"):
         check_destinations(request)
         _warn(prompt_warnings(request, facts), request)
     if in_torchrun() or num_ranks == 1:

@@ -37,9 +37,8 @@ class LatentsWriter:
 
     def __enter__(self) -> Self:
         size = 4 * math.prod(self._shape)
-        header = json.dumps(
-            {TENSOR_NAME: {"dtype": "F32", "shape": self._shape, "data_offsets": [0, size]}}
-        ).encode()
+        entry = {"dtype": "F32", "shape": self._shape, "data_offsets": [0, size]}
+        header = json.dumps({TENSOR_NAME: entry}, separators=(",", ":")).encode()
         header += b" " * (-len(header) % 8)
         self._expected = 8 + len(header) + size
         try:

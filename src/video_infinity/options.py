@@ -35,6 +35,7 @@ def read_request(options: Mapping[str, Any]) -> Request:
 def read_config_file(path: Path) -> dict[str, Any]:
     """Options from a YAML file, named as the flags, with dashes or underscores.
 
+    Files that it names are found from the working directory, as those of flags are.
     Returns options by their fields' names; `prompt` and `timeline` may be among them.
     Raises ConfigError, with the file's name, if it cannot be read, or holds a key that is no
     option or a value that is out of range.

@@ -113,9 +113,9 @@ class VideoInfinityPipeline:
         cls,
         model: str | Path = "demo",
         *,
-        unet: str | None = None,
+        unet: str | Path | None = None,
         revision: str | None = None,
-        lora: str | None = None,
+        lora: str | Path | None = None,
         fps_condition: int | None = None,
         device: str = "auto",
         dtype: str | torch.dtype = "float32",
@@ -127,15 +127,22 @@ class VideoInfinityPipeline:
         Raises ModelError or ConfigError, each with what to change.
         """
         begin = time.perf_counter()
-        name = str(dtype).removeprefix("torch.")
-        spec = ModelSpec(str(model), unet, revision, lora, fps_condition, device, name)
+        spec = ModelSpec(
+            str(model),
+            unet=None if unet is None else str(unet),
+            revision=revision,
+            lora=None if lora is None else str(lora),
+            fps_condition=fps_condition,
+            device=device,
+            dtype=str(dtype).removeprefix("torch."),
+        )
         spec = replace(spec, device=rank_device(resolve_device(device)))
         comm = api_world(torch.device(spec.device), timeout)
         return cls(load_model(spec), comm, time.perf_counter() - begin)
 
     @classmethod
     def from_pipe(cls, pipe: Any, *, timeout: float = 600.0) -> Self:
-        """Drive the modules of a loaded diffusers pipeline, where they are.
+        """Drive the modules of a loaded diffusers pipeline, where they are, in eval mode.
 
         Raises ModelError if its denoiser is of no family that the engine drives.
         """

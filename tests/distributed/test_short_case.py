@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
 
 from tests.distributed.harness import TOLERANCE, forward_on, relative_difference
@@ -164,6 +165,28 @@ def test_fails_without_the_attention_exchange(
     z_BCFHW, expected = clip
     monkeypatch.setattr(Plan, "attention_transfers", lambda self: ())
     assert relative_difference(_spread(2, z_BCFHW), expected) > WRONG_IS_BEYOND
+
+
+def test_convolutions_that_peft_has_wrapped_are_called_as_they_are(
+    clip: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    z_BCFHW, plain = clip
+
+    def wrapped_unet() -> Any:
+        config = LoraConfig(r=2, target_modules=r".*temp_convs\.0\.(conv1\.2|conv[234]\.3)")
+        unet = inject_adapter_in_model(config, tiny_unet()).eval()
+        for name, parameter in unet.named_parameters():
+            if "lora_" in name:
+                parameter.data = torch.full_like(parameter, 0.1)
+        return unet
+
+    plan = Plan(clips_of_lengths((4, 7)), Scopes(NUM_FRAMES, 0))
+    parts = run_ranks(2, lambda comm: forward_on(comm, wrapped_unet(), plan, z_BCFHW))
+    text_BSD = torch.linspace(-1, 1, 2 * 3 * 16).view(2, 3, 16)
+    with torch.inference_mode():
+        expected = wrapped_unet()(z_BCFHW, torch.tensor(500), text_BSD).sample
+    assert relative_difference(torch.cat(parts, 2), expected) < TOLERANCE
+    assert relative_difference(expected, plain) > WRONG_IS_BEYOND
 
 
 def test_the_model_is_itself_again_afterwards(clip: tuple[torch.Tensor, torch.Tensor]) -> None:

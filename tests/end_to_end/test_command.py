@@ -272,7 +272,14 @@ def own_tmp(tmp_path: Path) -> dict[str, str]:
     return {"TMPDIR": str(tmp_path)}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_ends_one_rank(number: signal.Signals, cwd: Path, own_tmp: dict[str, str]) -> None:
     running = begin(cwd, "--log-json", num_ranks=1, environment=own_tmp)
     running.wait_for("step")

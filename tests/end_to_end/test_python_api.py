@@ -102,7 +102,7 @@ def test_observer_hears_of_the_run(pipe: VideoInfinityPipeline) -> None:
     heard: list[tuple[str, dict[str, Any]]] = []
     pipe("a b", **OPTIONS, observer=lambda event, **data: heard.append((event, data)))
     assert [data["step"] for event, data in heard if event == "step"] == [1, 2]
-    assert heard[-1] == ("frames", {"frames": NUM_FRAMES, "of": NUM_FRAMES})
+    assert ("frames", {"frames": NUM_FRAMES, "of": NUM_FRAMES}) in heard
 
 
 def test_a_closed_video_says_so(pipe: VideoInfinityPipeline) -> None:

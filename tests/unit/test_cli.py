@@ -8,12 +8,13 @@ import pytest
 
 from video_infinity import cli
 
-OF_THE_ISSUE = """
-model unet revision lora timeline num-frames seed num-inference-steps guidance-scale
-negative-prompt height width fps fps-condition local-frames global-frames local-bias global-bias
-bias-switch nproc-per-node timeout method device dtype output save-latents initial-latents report
-config overwrite quiet log-json
-""".split()
+OF_THE_ISSUE = [
+    *("model", "unet", "revision", "lora", "timeline", "num-frames", "seed"),
+    *("num-inference-steps", "guidance-scale", "negative-prompt", "height", "width", "fps"),
+    *("fps-condition", "local-frames", "global-frames", "local-bias", "global-bias"),
+    *("bias-switch", "nproc-per-node", "timeout", "method", "device", "dtype", "output"),
+    *("save-latents", "initial-latents", "report", "config", "overwrite", "quiet", "log-json"),
+]
 
 
 def parse(*words: str) -> Any:

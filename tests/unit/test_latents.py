@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -89,12 +91,17 @@ def test_no_file_and_a_directory(tmp_path: Path) -> None:
             check_latents(path, SHAPE)
 
 
+def fails_half_way(path: Path, z_LCHW: torch.Tensor) -> None:
+    with LatentsWriter(path, SHAPE) as writer:
+        writer.write(z_LCHW[:9])
+        raise ArithmeticError
+
+
 def test_an_error_leaves_what_was_there(z_LCHW: torch.Tensor, tmp_path: Path) -> None:
     path = tmp_path / "z.safetensors"
     path.write_text("precious")
-    with pytest.raises(ArithmeticError), LatentsWriter(path, SHAPE) as writer:
-        writer.write(z_LCHW[:9])
-        raise ArithmeticError
+    with pytest.raises(ArithmeticError):
+        fails_half_way(path, z_LCHW)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert path.read_text() == "precious"
 
@@ -111,13 +118,21 @@ def test_a_directory_that_is_gone_is_a_run_error(tmp_path: Path) -> None:
         pass
 
 
-def test_a_full_disk_is_a_run_error(z_LCHW: torch.Tensor, tmp_path: Path) -> None:
-    path = tmp_path / "z"
-    with pytest.raises(RunError, match="No space left on device"), LatentsWriter(path, SHAPE) as w:
-        w._stream.close()
-        w._stream = Path("/dev/full").open("wb")
-        w.write(z_LCHW)
-    assert not list(tmp_path.iterdir())
+def test_a_full_disk_is_a_run_error(
+    z_LCHW: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    (tmp_path / "z").write_text("precious")
+    with (
+        pytest.raises(RunError, match=r"z could not be written: No space left on device; .*room"),
+        LatentsWriter(tmp_path / "z", SHAPE) as writer,
+    ):
+        writer.write(z_LCHW)
+    assert [p.name for p in tmp_path.iterdir()] == ["z"]
+    assert (tmp_path / "z").read_text() == "precious"
 
 
 def test_a_live_file_is_nobody_elses(z_LCHW: torch.Tensor, tmp_path: Path) -> None:

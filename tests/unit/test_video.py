@@ -56,3 +56,12 @@ def test_the_end_of_with_gives_the_disk_back(video: Video, tmp_path: Path) -> No
         with pytest.raises(RunError, match="closed"):
             use()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_a_run_error_with_the_way_out(
+    video: Video, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("r+b", buffering=0) as full:
+        monkeypatch.setattr(video._spool, "_file", full)
+        with pytest.raises(RunError, match=r"No space left on device; .* TMPDIR"):
+            video.append(PIECES[0])

@@ -81,7 +81,10 @@ def weight_files(directory: Path) -> list[Path]:
                 f"{directory} has weights only as a pickle ({pickles[0]}), which can run code "
                 "and is never opened; convert it to safetensors"
             )
-        raise ModelError(f"{directory} has no safetensors weights")
+        raise ModelError(
+            f"{directory} has no safetensors weights; pickles (.bin) are not even fetched from "
+            "the hub: choose a --revision with safetensors, or convert the model"
+        )
     for file in files:
         check_safetensors(file)
     return files

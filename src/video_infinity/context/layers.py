@@ -137,8 +137,9 @@ class TimelineConvBlock(nn.Module):
         context = self._context
         parts: list[Any] = list(self.block)
         norm, *between, conv = parts
-        assert isinstance(norm, nn.GroupNorm) and conv.stride[0] == 1
-        halo_frames = (conv.kernel_size[0] - 1) // 2 * conv.dilation[0]
+        geometry = getattr(conv, "base_layer", conv)  # peft wraps a layer and keeps it there
+        assert isinstance(norm, nn.GroupNorm) and geometry.stride[0] == 1
+        halo_frames = (geometry.kernel_size[0] - 1) // 2 * geometry.dilation[0]
         halo = context.exchange((x_NCFHW,), FRAME_DIM, halo_frames)
         rows, pending = context.comm.gather(clip_moments(x_NCFHW, norm.num_groups))
         pending.wait()
