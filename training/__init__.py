@@ -1,0 +1,1 @@
+"""How the embedded model is made: world, autoencoder, denoiser, export, evaluation."""
