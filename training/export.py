@@ -24,6 +24,7 @@ DEFAULTS = {
     "vocabulary": list(world.VOCABULARY),
     "height": world.SIZE,
     "width": world.SIZE,
+    "fixed_size": True,
     "fps": world.FPS,
     "num_inference_steps": NUM_INFERENCE_STEPS,
     "guidance_scale": GUIDANCE_SCALE,

@@ -46,6 +46,12 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
     """
     request = resolve(request, facts.defaults)
     height, width = chosen(request.video.height), chosen(request.video.width)
+    only = facts.defaults
+    if facts.fixed_size and (height, width) != (only.height, only.width):
+        raise ConfigError(
+            f"--height {height} --width {width}: {facts.name} makes pictures of "
+            f"{only.height} by {only.width} alone; drop both flags"
+        )
     for name, size in (("height", height), ("width", width)):
         multiple = facts.size_multiple
         if size % multiple:

@@ -13,11 +13,13 @@ from diffusers import TextToVideoSDPipeline
 from safetensors.torch import save_file
 
 from tests.distributed.harness import TOLERANCE, relative_difference
+from video_infinity.adapters import inspect_model
 from video_infinity.adapters.registry import EMBEDDED_MODEL, adapter_of
 from video_infinity.comm import Communicator
 from video_infinity.comm.threads import run_ranks
-from video_infinity.config import Request
+from video_infinity.config import ModelSpec, Request
 from video_infinity.engine import ClipRun, make_plan
+from video_infinity.errors import ConfigError
 from video_infinity.noise import initial_noise
 from video_infinity.pipeline import as_timeline
 from video_infinity.preflight import prepare
@@ -41,9 +43,6 @@ def noise() -> torch.Tensor:
 
 
 def adapter_shape() -> tuple[int, int, int]:
-    from video_infinity.adapters import inspect_model
-    from video_infinity.config import ModelSpec
-
     facts = inspect_model(ModelSpec())
     return facts.latent_shape_CHW(facts.defaults.height, facts.defaults.width)
 
@@ -97,3 +96,9 @@ def test_the_weights_are_in_the_package_and_small() -> None:
     sizes = [file.stat().st_size for file in inside.rglob("*") if file.is_file()]
     assert 0 < sum(sizes) <= LARGEST_BYTES
     assert (inside / "README.md").read_text().startswith("#")
+
+
+def test_another_size_is_refused() -> None:
+    request = Request.from_options(as_timeline(PROMPT, None), {"height": 128, "width": 128})
+    with pytest.raises(ConfigError, match="64 by 64 alone"):
+        prepare(request, inspect_model(ModelSpec()), 1)

@@ -28,6 +28,7 @@ class ModelFacts:
     size_multiple      height and width in pixels must be multiples of this
     latent_channels    C of a latent frame
     frames_per_latent  pixel frames of every latent frame; above 1 the first stands for one alone
+    fixed_size         whether the default height and width are the only ones
     vocabulary         the words that the model knows, lower case; empty if open
     """
 
@@ -38,6 +39,7 @@ class ModelFacts:
     latent_channels: int
     defaults: ModelDefaults
     frames_per_latent: int = 1
+    fixed_size: bool = False
     vocabulary: tuple[str, ...] = field(default=(), repr=False)
 
     def latent_shape_CHW(self, height: int, width: int) -> tuple[int, int, int]:

@@ -50,7 +50,7 @@ def facts_of(
 ) -> ModelFacts:
     """The facts that follow from the configs of a denoiser and its autoencoder.
 
-    extra  of video_infinity.json: fields of ModelDefaults, and `vocabulary`
+    extra  of video_infinity.json: fields of ModelDefaults, `fixed_size` and `vocabulary`
     """
     ratio = 2 ** (len(vae_config["block_out_channels"]) - 1)
     sample_size = unet_config.get("sample_size") or 32
@@ -64,6 +64,7 @@ def facts_of(
         size_multiple=ratio,
         latent_channels=unet_config["in_channels"],
         defaults=replace(defaults, **{k: v for k, v in extra.items() if k in known}),
+        fixed_size=bool(extra.get("fixed_size", False)),
         vocabulary=tuple(extra.get("vocabulary", ())),
     )
 
