@@ -18,8 +18,8 @@ from training.denoiser import Denoiser
 from training.sampling import build_scheduler
 from training.text import build_tokenizer
 
-NUM_INFERENCE_STEPS = 24
-GUIDANCE_SCALE = 2.0
+NUM_INFERENCE_STEPS = 20
+GUIDANCE_SCALE = 3.0
 DEFAULTS = {
     "vocabulary": list(world.VOCABULARY),
     "height": world.SIZE,

@@ -51,4 +51,5 @@ class PositionHeads(nn.Module):
         target_F2 = end_distances(num_frames)
         guess_NBF2 = torch.stack(self._guesses).unflatten(1, (-1, num_frames))
         self._guesses.clear()
-        return (guess_NBF2 - target_F2).square().mean()
+        error: Tensor = (guess_NBF2 - target_F2).square().mean()
+        return error

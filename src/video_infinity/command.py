@@ -21,7 +21,7 @@ from video_infinity.comm.process import in_torchrun
 from video_infinity.config import Request
 from video_infinity.engine import Observer
 from video_infinity.errors import ConfigError
-from video_infinity.failures import is_spawned
+from video_infinity.failures import is_spawned, report_interrupt
 from video_infinity.launch import command_world, launch_ranks, rank_device
 from video_infinity.output import FrameSink, atomic_write_bytes, partial_path, remove_partial
 from video_infinity.pipeline import run_request
@@ -33,7 +33,7 @@ from video_infinity.preflight import (
     resolve_ranks,
     video_sink,
 )
-from video_infinity.progress import default_observer, warn
+from video_infinity.progress import default_observer, restore_terminal, warn
 
 
 def run_generate(request: Request, argv: Sequence[str]) -> None:
@@ -77,7 +77,7 @@ def _run_rank(request: Request) -> None:
     model = replace(request.model, device=rank_device(request.model.device))
     claimed: list[Path] = []
     with command_world(
-        torch.device(model.device), request.run.timeout_s, lambda: _discard(claimed)
+        torch.device(model.device), request.run.timeout_s, lambda: _abandon(claimed)
     ) as comm:
         is_main, run = comm.rank == 0, request.run
         with default_observer(is_main=is_main, quiet=run.quiet, log_json=run.log_json) as observer:
@@ -130,11 +130,14 @@ def _files(request: Request) -> list[Path]:
     return [path for path in (output.output, output.save_latents, output.report) if path]
 
 
-def _discard(claimed: Iterable[Path]) -> None:
+def _abandon(claimed: Iterable[Path]) -> None:
+    """Leave nothing behind in a process that cannot unwind."""
     for path in claimed:
         partial = partial_path(path)
         shutil.rmtree(partial, ignore_errors=True)
         partial.unlink(missing_ok=True)
+    restore_terminal()
+    report_interrupt()
 
 
 def _truncated(request: Request, adapter: Adapter) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 EXIT_INTERRUPTED = 130
@@ -24,41 +25,64 @@ def heeded_signals() -> list[signal.Signals]:
 
 
 def interrupt_on_signals() -> None:
-    """Let every ending signal do what Ctrl-C does: one KeyboardInterrupt in the main thread."""
+    """Let every ending signal do what Ctrl-C does: one KeyboardInterrupt in the main thread.
+
+    A destructor that happens to run then swallows it: that is not told, and `ending_when_told`
+    sees to the end.
+    """
 
     def interrupt(*_: object) -> NoReturn:
         for number in heeded_signals():
             signal.signal(number, signal.SIG_IGN)
+        sys.unraisablehook = lambda _: None
         raise KeyboardInterrupt
 
     for number in heeded_signals():
         signal.signal(number, interrupt)
 
 
-def end_when_told(clean_up: Callable[[], None], is_orphan: Callable[[], bool]) -> None:
-    """See that this rank ends when it is told, even from inside a collective.
+@contextmanager
+def ending_when_told(
+    clean_up: Callable[[], None], is_orphan: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    """See that this process ends when it is told, whatever its main thread is doing.
 
-    A main thread that waits there sees no KeyboardInterrupt; after GRACE_S another thread cleans
-    up in its stead and ends the process. The wake-up descriptor is written to by whichever
-    thread the system hands the signal to.
+    Inside a collective or a long operation it sees no KeyboardInterrupt; after GRACE_S another
+    thread cleans up in its stead and ends the process. The wake-up descriptor is written to by
+    whichever thread the system hands the signal to.
 
     clean_up   called from that other thread
     is_orphan  asked every second; an orphan tells itself to end
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
-    threading.Thread(target=_watch, args=(reader, clean_up, is_orphan), daemon=True).start()
+    before = signal.set_wakeup_fd(writer)
+    unwound = threading.Event()
+    watch = (reader, unwound, clean_up, is_orphan)
+    threading.Thread(target=_watch, args=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        unwound.set()
+        signal.set_wakeup_fd(before)
+        os.close(writer)
 
 
-def _watch(reader: int, clean_up: Callable[[], None], is_orphan: Callable[[], bool]) -> None:
+def _watch(
+    reader: int,
+    unwound: threading.Event,
+    clean_up: Callable[[], None],
+    is_orphan: Callable[[], bool],
+) -> None:
     told = False
-    while not told:
+    while not told and not unwound.is_set():
         if is_orphan():
             os.kill(os.getpid(), signal.SIGTERM)
         if select.select([reader], [], [], _POLL_S)[0]:
             told = any(number in _SIGNALS for number in os.read(reader, 64))
-    time.sleep(GRACE_S)
+    os.close(reader)
+    if unwound.wait(GRACE_S):
+        return
     try:
         clean_up()
     finally:

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from video_infinity.comm import Communicator, SingleCommunicator
 from video_infinity.comm.process import ProcessCommunicator, in_torchrun, joined_world
 from video_infinity.failures import FAILURES_DIR, first_failure, is_spawned, report_error
-from video_infinity.interrupts import end_when_told, heeded_signals
+from video_infinity.interrupts import ending_when_told, heeded_signals
 
 SHUTDOWN_TIMEOUT_S = 10
 """How long a rank may take to end when told, before it is killed; more than GRACE_S."""
@@ -55,17 +55,17 @@ def command_world(
 
     clean_up  what to do, from another thread, before ending a rank that hangs when told to end
     """
-    if not in_torchrun():
-        yield SingleCommunicator()
-        return
     launcher = os.getppid()
-    end_when_told(clean_up, lambda: is_spawned() and _is_orphan(launcher))
-    with joined_world(device, timeout_s) as comm:
-        try:
-            yield comm
-        except Exception as error:
-            # Before the world is left: the others take that for an error of their own.
-            sys.exit(report_error(error))
+    with ending_when_told(clean_up, lambda: is_spawned() and _is_orphan(launcher)):
+        if not in_torchrun():
+            yield SingleCommunicator()
+            return
+        with joined_world(device, timeout_s) as comm:
+            try:
+                yield comm
+            except Exception as error:
+                # Before the world is left: the others take that for an error of their own.
+                sys.exit(report_error(error))
 
 
 def _is_orphan(launcher: int) -> bool:

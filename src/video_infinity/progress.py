@@ -61,6 +61,12 @@ class Bar:
         )
 
 
+def restore_terminal() -> None:
+    """Show the cursor again, for a bar that cannot be ended."""
+    if sys.__stderr__ is not None and sys.__stderr__.isatty():
+        sys.__stderr__.write("\n\x1b[?25h")
+
+
 def json_lines(event: str, **data: Any) -> None:
     """One JSON object a line on stderr."""
     line = {"time": round(time.time(), 3), "event": event, **data}

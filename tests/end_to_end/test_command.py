@@ -370,6 +370,6 @@ def test_an_error_in_a_rank_is_shown_with_its_traceback(
     assert lines[-1] == (
         "video-infinity: error: rank 1 failed: ArithmeticError: one and one is three"
     )
-    assert lines[0].startswith("Traceback")
+    assert lines[0].startswith("Traceback"), finished.stderr
     assert lines.count("ArithmeticError: one and one is three") == 1
     assert_nothing_of_it_is_left(running, cwd)

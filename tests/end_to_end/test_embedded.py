@@ -95,7 +95,9 @@ def test_the_weights_are_in_the_package_and_small() -> None:
     assert inside == EMBEDDED_MODEL
     sizes = [file.stat().st_size for file in inside.rglob("*") if file.is_file()]
     assert 0 < sum(sizes) <= LARGEST_BYTES
-    assert (inside / "README.md").read_text().startswith("#")
+    card = (inside / "README.md").read_text()
+    assert "\n# The embedded model" in card
+    assert "{" not in card, "a placeholder was left in the card"
 
 
 def test_another_size_is_refused() -> None:
