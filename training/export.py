@@ -63,6 +63,10 @@ def export(out: Path, target: Path) -> None:
     fresh = target.with_name(target.name + ".partial")
     shutil.rmtree(fresh, ignore_errors=True)
     pipeline.save_pretrained(fresh)
+    config_file = fresh / "vae" / "config.json"
+    config = json.loads(config_file.read_text())
+    config.pop("_name_or_path", None)  # a path of this machine
+    config_file.write_text(json.dumps(config, indent=2) + "\n")
     (fresh / "video_infinity.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
     card = Path(__file__).with_name("card.md").read_text()
     (fresh / "README.md").write_text(card.replace("{evaluation}", "Not evaluated yet."))
