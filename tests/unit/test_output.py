@@ -478,6 +478,7 @@ def test_codec_that_this_pyav_lacks_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["clip.gif", "clip"])
 def test_odd_sizes_where_they_fit(tmp_path, name):
     write_video(tmp_path / name, moving_picture(2, 15, 17))
+    assert names_in(tmp_path) == [name]
 
 
 def test_a_sink_is_used_once_and_inside_with(tmp_path):
