@@ -52,23 +52,26 @@ UNETS: dict[str, dict[str, Any]] = {
 FIRST = next(iter(UNETS))
 
 
-def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def randomise(module: torch.nn.Module, seed: int = 0, gain: float = 0.5) -> torch.nn.Module:
     """Give every parameter a random value, those that start at zero as well, so that no layer
-    is an identity and a missing exchange shows."""
+    is an identity and a missing exchange shows.
+
+    gain  of a layer on unit inputs; at 1 a denoiser amplifies rounding a thousandfold
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         fan_in = max(1, parameter[0].numel()) if parameter.ndim > 1 else 1
         noise = torch.randn(parameter.shape, generator=generator)
-        scale = 0.5 * fan_in**-0.5 if parameter.ndim > 1 else 0.2
+        scale = gain * fan_in**-0.5 if parameter.ndim > 1 else 0.2
         offset = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
         parameter.data = offset + noise * scale
     return module.eval()
 
 
-def tiny_unet(name: str = FIRST) -> UNet3DConditionModel:
+def tiny_unet(name: str = FIRST, gain: float = 0.5) -> UNet3DConditionModel:
     torch.manual_seed(0)
     unet = UNet3DConditionModel(cross_attention_dim=TEXT_CHANNELS, **UNETS[name])
-    return randomise(unet)
+    return randomise(unet, gain=gain)
 
 
 def tiny_tokenizer() -> CLIPTokenizer:
@@ -79,7 +82,7 @@ def tiny_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=12)
 
 
-def tiny_pipe(unet: str = FIRST, scheduler: Any = None) -> TextToVideoSDPipeline:
+def tiny_pipe(unet: str = FIRST, scheduler: Any = None, gain: float = 0.5) -> TextToVideoSDPipeline:
     torch.manual_seed(0)
     vae = AutoencoderKL(
         block_out_channels=(8, 8),
@@ -103,10 +106,10 @@ def tiny_pipe(unet: str = FIRST, scheduler: Any = None) -> TextToVideoSDPipeline
         )
     )
     return TextToVideoSDPipeline(
-        vae=randomise(vae),
-        text_encoder=randomise(text_encoder),
+        vae=randomise(vae, gain=gain),
+        text_encoder=randomise(text_encoder, gain=gain),
         tokenizer=tiny_tokenizer(),
-        unet=tiny_unet(unet),
+        unet=tiny_unet(unet, gain),
         scheduler=scheduler or DDIMScheduler(clip_sample=False, set_alpha_to_one=False),
     )
 

@@ -69,15 +69,13 @@ def pull_in_order(
     piece: Callable[[int], torch.Tensor],
     sink: Callable[[torch.Tensor], None],
     dtype: torch.dtype,
-    first_rank: int = 0,
 ) -> None:
     """Hand every rank's pieces to `sink` on rank 0, in timeline order, one at a time.
 
-    shapes      per rank, the shape of each of its pieces (known to all, from the plan)
-    piece       the nth piece of this rank, on the CPU
-    first_rank  ranks before it have nothing to hand over
+    shapes  per rank, the shape of each of its pieces (known to all, from the plan)
+    piece   the nth piece of this rank, on the CPU
     """
-    for rank in range(first_rank, comm.size):
+    for rank in range(comm.size):
         for index, shape in enumerate(shapes[rank]):
             if comm.rank == rank and rank == 0:
                 sink(piece(index))

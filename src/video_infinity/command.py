@@ -82,7 +82,7 @@ def _run_rank(request: Request) -> None:
         is_main, run = comm.rank == 0, request.run
         with default_observer(is_main=is_main, quiet=run.quiet, log_json=run.log_json) as observer:
             observer("phase", name="load")
-            adapter = load_model(model)
+            adapter = load_model(model, reads_text=is_main)
             if is_main:
                 _warn(_truncated(request, adapter), request)
             load_seconds = time.perf_counter() - begin

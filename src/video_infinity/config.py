@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 from video_infinity.errors import ConfigError
+from video_infinity.plan import GLOBAL_RULES
 from video_infinity.timeline import PromptTimeline
 
 T = TypeVar("T")
@@ -98,16 +99,22 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class VideoSpec:
-    """What the video is a function of, besides the model. Frames and sizes are in pixels."""
+    """What the video is a function of, besides the model. Frames and sizes are in pixels.
 
-    num_frames: int = 128
+    guidance_scale_2  for a model's second expert, which takes over at low noise; None: the same
+    vae_tiling        decode large pictures in overlapping tiles, which changes them slightly
+    """
+
+    num_frames: int | None = None
     height: int | None = None
     width: int | None = None
     seed: int = 0
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_scale_2: float | None = None
     negative_prompt: str = ""
     initial_latents: Path | None = None
+    vae_tiling: bool = False
 
     def __post_init__(self) -> None:
         _check_range("num_frames", self.num_frames, 1, 10**9)
@@ -116,6 +123,8 @@ class VideoSpec:
         _check_range("seed", self.seed, 0, MAX_SEED)
         _check_range("num_inference_steps", self.num_inference_steps, 1, 1000)
         _check_range("guidance_scale", self.guidance_scale, 0, 1000, whole=False)
+        _check_range("guidance_scale_2", self.guidance_scale_2, 0, 1000, whole=False)
+        _check_switch("vae_tiling", self.vae_tiling)
         if not isinstance(self.negative_prompt, str):
             raise ConfigError(f"--negative-prompt {self.negative_prompt!r} is no text; put quotes")
 
@@ -124,11 +133,13 @@ class VideoSpec:
 class ScopeSpec:
     """Dual-scope attention. Frames are latent frames; biases are additive logits.
 
+    global_rule  "even": the same global frames at every step; "rotating": one place on per step
     bias_switch  training timestep, 0 to 1000: above it global_bias is on, below local_bias
     """
 
     local_frames: int | None = None
     global_frames: int | None = None
+    global_rule: str | None = None
     local_bias: float | None = None
     global_bias: float | None = None
     bias_switch: float | None = None
@@ -136,6 +147,8 @@ class ScopeSpec:
     def __post_init__(self) -> None:
         _check_range("local_frames", self.local_frames, 0, 10**9)
         _check_range("global_frames", self.global_frames, 0, 10**6)
+        if self.global_rule is not None:
+            _check_choice("global_rule", self.global_rule, GLOBAL_RULES)
         _check_range("local_bias", self.local_bias, -10_000, 10_000, whole=False)
         _check_range("global_bias", self.global_bias, -10_000, 10_000, whole=False)
         _check_range("bias_switch", self.bias_switch, 0, 1000, whole=False)
@@ -201,7 +214,8 @@ class Request:
     run: RunSpec = field(default_factory=RunSpec)
 
     def __post_init__(self) -> None:
-        self.timeline.check_length(self.video.num_frames)
+        if self.video.num_frames is not None:
+            self.timeline.check_length(self.video.num_frames)
 
     @classmethod
     def from_options(cls, timeline: PromptTimeline, options: Mapping[str, Any]) -> Self:
@@ -251,6 +265,7 @@ def _as_path(name: str, value: Any) -> Any:
 class ModelDefaults:
     """What a model takes when the request leaves it open, by measurement where there was one."""
 
+    num_frames: int = 128
     num_inference_steps: int = 50
     guidance_scale: float = 9.0
     fps: float = 8.0
@@ -258,6 +273,7 @@ class ModelDefaults:
     width: int = 256
     local_frames: int = 8
     global_frames: int = 16
+    global_rule: str = "even"
     local_bias: float = 0.0
     global_bias: float = 0.0
     bias_switch: float = 800.0

@@ -8,26 +8,28 @@ Legend: B batch, C channels, F frames, S text tokens, D text channels, H height,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
-from video_infinity.adapters.base import Adapter
-from video_infinity.collect import Spool, pull_in_order
+from video_infinity.adapters.base import Adapter, ModelFacts
+from video_infinity.collect import pull_in_order
 from video_infinity.comm import Communicator
 from video_infinity.config import Request, chosen
+from video_infinity.context.chunks import Chunks, ChunkStream
+from video_infinity.context.exchange import fetch
 from video_infinity.context.layers import BiasSchedule
+from video_infinity.context.text import FrameText
 from video_infinity.latents import LatentsWriter, read_latents
 from video_infinity.memory import PeakMemory
 from video_infinity.methods import METHODS, DenoiseJob
 from video_infinity.noise import initial_noise
 from video_infinity.plan import Clip, Plan, Scopes, split_timeline
-from video_infinity.sampling import check_splittable
+from video_infinity.sampling import GuidanceSchedule, check_splittable, start
 
-DECODE_SLICE_FRAMES = 8
 LATENTS_SLICE_FRAMES = 64
 
 Sink = Callable[[torch.Tensor], None]
@@ -59,9 +61,19 @@ class Measures:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
 
 
-def make_plan(request: Request, num_latent_frames: int, num_ranks: int) -> Plan:
-    """The plan of a resolved request. Raises PlanError if a rank would get no frame."""
-    scopes = Scopes(chosen(request.scopes.local_frames), chosen(request.scopes.global_frames))
+def make_plan(request: Request, facts: ModelFacts, num_ranks: int) -> Plan:
+    """The plan of a resolved request at its first step.
+
+    Raises PlanError if a rank would get no frame, or for a number that the model cannot make.
+    """
+    wanted = request.scopes
+    scopes = Scopes(
+        chosen(wanted.local_frames),
+        chosen(wanted.global_frames),
+        chosen(wanted.global_rule),
+        keeps_first=facts.first_frame_differs,
+    )
+    num_latent_frames = facts.num_latent_frames(chosen(request.video.num_frames))
     return Plan(split_timeline(num_latent_frames, num_ranks), scopes)
 
 
@@ -88,8 +100,7 @@ class ClipRun:
         """The clip's final latents [1, C, F, H, W], before the scaling that decoding wants."""
         measures = self.measures
         with measures.phase("encode", self._observer):
-            text_BFSD = self._frame_text()
-        job = self._job(text_BFSD)
+            job = self.job()
         memory = PeakMemory(self._adapter.device)
         with measures.phase("denoise", self._observer):
             latents = self._walk(job)
@@ -109,12 +120,13 @@ class ClipRun:
             self._observer("step", step=step + 1, of=total, frames=self.plan.num_latent_frames)
         return latents
 
-    def _job(self, text_BFSD: torch.Tensor) -> DenoiseJob:
+    def job(self) -> DenoiseJob:
+        """What a method is given: text, noise and a fresh scheduler for this rank's clip."""
         request, scopes = self._request, self._request.scopes
         steps = chosen(request.video.num_inference_steps)
         scheduler = self._adapter.make_scheduler()
         check_splittable(scheduler, steps)
-        scheduler.set_timesteps(steps, device=self._adapter.device)
+        start(scheduler, steps, self._adapter.device)
         schedule = BiasSchedule(
             chosen(scopes.local_bias), chosen(scopes.global_bias), chosen(scopes.bias_switch)
         )
@@ -124,8 +136,8 @@ class ClipRun:
             self.plan,
             schedule,
             scheduler,
-            chosen(request.video.guidance_scale),
-            text_BFSD,
+            self._guidance(),
+            self._frame_text(),
             self._noise(),
             request.video.seed,
         )
@@ -137,19 +149,31 @@ class ClipRun:
         shape_CHW = self._adapter.facts.latent_shape_CHW(chosen(video.height), chosen(video.width))
         return initial_noise(video.seed, self.clip.frames, shape_CHW)
 
-    def _frame_text(self) -> torch.Tensor:
-        """Text states of the clip's frames: [2 or 1, F, S, D], the negative prompt first."""
+    def _guidance(self) -> GuidanceSchedule:
+        video = self._request.video
+        return GuidanceSchedule(
+            chosen(video.guidance_scale),
+            video.guidance_scale_2,
+            self._adapter.facts.expert_boundary,
+        )
+
+    def _frame_text(self) -> FrameText:
+        """Text of the clip's frames, which rank 0 alone encodes; its outputs travel."""
         timeline, video, facts = self._request.timeline, self._request.video, self._adapter.facts
-        text_PSD = self._adapter.encode([video.negative_prompt, *timeline.prompts])
-        negative_SD, prompts_PSD = text_PSD[0], text_PSD[1:]
-        rows = []
-        for frame in self.clip.frames:
-            mix = timeline.mix(facts.first_pixel_frame(frame))
-            rows.append(torch.lerp(prompts_PSD[mix.before], prompts_PSD[mix.after], mix.weight))
-        text_FSD = torch.stack(rows)
+        text_PSD = None
+        if self._comm.rank == 0:
+            text_PSD = self._adapter.encode([video.negative_prompt, *timeline.prompts])
+        text_PSD = self._comm.broadcast(text_PSD, self._adapter.device)
+        mixes = [timeline.mix(facts.first_pixel_frame(frame)) for frame in self.clip.frames]
+        distinct = {mix: row for row, mix in enumerate(dict.fromkeys(mixes))}
+        prompts_PSD, row_F = text_PSD[1:], tuple(distinct[mix] for mix in mixes)
+        rows_RSD = torch.stack(
+            [torch.lerp(prompts_PSD[m.before], prompts_PSD[m.after], m.weight) for m in distinct]
+        )
         if chosen(video.guidance_scale) <= 1:
-            return text_FSD[None]
-        return torch.stack((negative_SD.expand_as(text_FSD), text_FSD))
+            return FrameText(rows_RSD, (row_F,))
+        negative_F = (len(distinct),) * len(row_F)
+        return FrameText(torch.cat((rows_RSD, text_PSD[:1])), (negative_F, row_F))
 
     def deliver_latents(self, z_1CFHW: torch.Tensor, writer: LatentsWriter | None) -> None:
         """Stream all latents to rank 0's writer, in slices and in timeline order."""
@@ -167,36 +191,45 @@ class ClipRun:
     def deliver_frames(self, z_1CFHW: torch.Tensor, sink: Sink) -> None:
         """Decode on all ranks at once; hand every picture to rank 0's sink, in order.
 
-        Rank 0 is always in turn; the others spool to disk until it pulls from them.
+        In a round every rank decodes one chunk of latent frames, and rank 0 takes the pictures
+        in timeline order: no rank is ever ahead by more than a chunk.
         """
-        sink = self._timed(sink)
-        with self.measures.phase("decode", self._observer):
-            spool = self._decode(z_1CFHW[0], sink if self._comm.rank == 0 else None)
-        with self.measures.phase("collect", self._observer):
-            shapes = self._comm.gather_json(spool.shapes)
-            pull_in_order(
-                self._comm,
-                [[tuple(shape) for shape in rows] for rows in shapes],
-                spool.read,
-                sink,
-                dtype=torch.uint8,
-                first_rank=1,
-            )
-        spool.close()
+        facts, comm = self._adapter.facts, self._comm
+        chunks = Chunks(self.plan.num_latent_frames, facts.decode_frames)
+        stream, sink = ChunkStream(comm, chunks), self._timed(sink)
+        tiled = self._request.video.vae_tiling
+        with (
+            self.measures.phase("decode", self._observer),
+            self._adapter.decoding(stream, tiled=tiled) as decode,
+        ):
+            for round_ in chunks.rounds(comm.size):
+                spans = [None if index is None else chunks[index] for index in round_]
+                z_CFHW = fetch(comm, self.plan, spans, z_1CFHW[0], dim=1)
+                index = round_[comm.rank]
+                picture = None
+                if index is not None and z_CFHW is not None:
+                    stream.begin(index)
+                    picture = decode(z_CFHW)
+                self._collect(spans, picture, sink)
 
-    def _decode(self, z_CFHW: torch.Tensor, sink: Sink | None) -> Spool:
-        spool = Spool()
-        pieces = self._adapter.decode(z_CFHW, DECODE_SLICE_FRAMES)
-        rounds = max(len(_slice_sizes(len(c), DECODE_SLICE_FRAMES)) for c in self.plan.clips)
-        for _ in range(rounds):
-            piece = next(pieces, None)
-            if piece is not None:
-                (sink or spool.append)(piece)
-            self._comm.barrier()
-        return spool
+    def _collect(
+        self, spans: Sequence[Clip | None], picture_PHWC: torch.Tensor | None, sink: Sink
+    ) -> None:
+        """Hand one round's pictures to rank 0's sink."""
+        video, facts, comm = self._request.video, self._adapter.facts, self._comm
+        size = (chosen(video.height), chosen(video.width), 3)
+        shapes: list[list[tuple[int, ...]]] = [
+            [(len(facts.pixel_frames(span)), *size)] if span else [] for span in spans
+        ]
+
+        def own(_: int) -> torch.Tensor:
+            assert picture_PHWC is not None
+            return picture_PHWC
+
+        pull_in_order(comm, shapes, own, sink, dtype=torch.uint8)
 
     def _timed(self, sink: Sink) -> Sink:
-        total = self._request.video.num_frames
+        total = chosen(self._request.video.num_frames)
         done = 0
 
         def timed(piece: torch.Tensor) -> None:

@@ -1,7 +1,8 @@
 """What a run would take: clips, scopes, memory per rank, bytes per step. Generates nothing.
 
-The bytes are the formula of the exchange and equal what a run measures; the memory is what the
-tensors of one pass take at the widest point, without an allocator's or a kernel's own.
+The bytes are the formula of the exchange and equal what a run measures (at its first step, if the
+global context rotates); the memory is what the tensors of one pass take at the widest point,
+without an allocator's or a kernel's own.
 """
 
 from __future__ import annotations
@@ -22,8 +23,7 @@ CONV_HALO_FRAMES = 1
 def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, Any]:
     """The plan of a prepared request as plain data, ready for JSON."""
     video = request.video
-    num_latent_frames = facts.num_latent_frames(video.num_frames)
-    plan = make_plan(request, num_latent_frames, num_ranks)
+    plan = make_plan(request, facts, num_ranks)
     footprint = trace_model(request.model, facts, chosen(video.height), chosen(video.width))
     batch = 2 if chosen(video.guidance_scale) > 1 else 1
     value_bytes = BYTES_PER_VALUE[request.model.dtype]
@@ -32,17 +32,19 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
         "model": facts.name,
         "method": request.run.method,
         "num_frames": video.num_frames,
-        "num_latent_frames": num_latent_frames,
+        "num_latent_frames": plan.num_latent_frames,
         "ranks": num_ranks,
         "clips": [[clip.start, clip.stop] for clip in plan.clips],
         "local_frames": plan.local_frames,
         "global_context": list(plan.global_context),
+        "global_rule": plan.scopes.global_rule,
         "bias": {
             "local": request.scopes.local_bias,
             "global": request.scopes.global_bias,
             "switch": request.scopes.bias_switch,
         },
         "weights_bytes": footprint.num_weights * value_bytes,
+        "text_encoder_bytes": footprint.num_text_weights * value_bytes,
         "expected_memory_bytes": [
             footprint.workspace_values * len(clip) * batch * value_bytes for clip in plan.clips
         ],
@@ -77,9 +79,10 @@ def describe_plan(predicted: dict[str, Any]) -> str:
         f"{predicted['num_frames']} frames, {predicted['num_latent_frames']} latent frames, "
         f"{predicted['ranks']} ranks, {predicted['method']}, model {predicted['model']}",
         f"local scope {predicted['local_frames']} on each side; global context "
-        f"{len(context)}: {', '.join(map(str, context)) or 'none'}",
+        f"{len(context)}, {predicted['global_rule']}: {', '.join(map(str, context)) or 'none'}",
         "bias local {local:g}, global {global:g}, switch {switch:g}".format(**predicted["bias"]),
-        f"weights {predicted['weights_bytes'] / 1e6:.1f} MB on every rank",
+        f"weights {predicted['weights_bytes'] / 1e6:.1f} MB on every rank, text encoder "
+        f"{predicted['text_encoder_bytes'] / 1e6:.1f} MB on rank 0",
         f"{'rank':>6}{'clip':>16}{'memory':>14}{'received per step':>22}",
     ]
     rows = zip(

@@ -41,7 +41,7 @@ def run_request(
     Returns the report (the same on every rank).
     """
     begin = time.perf_counter()
-    plan = make_plan(request, adapter.facts.num_latent_frames(request.video.num_frames), comm.size)
+    plan = make_plan(request, adapter.facts, comm.size)
     run = ClipRun(request, adapter, comm, plan, observer)
     latents = run.denoise()
     save = request.output.save_latents
@@ -81,7 +81,7 @@ def _report(request: Request, adapter: Adapter, run: ClipRun, comm: Communicator
             "load": seconds["load"],
             "encode": seconds["encode"],
             "denoise": seconds["denoise"],
-            "decode": seconds["decode"] + seconds["collect"] - write,
+            "decode": seconds["decode"] - write,
             "write": write + seconds.get("latents", 0.0),
             "total": seconds["total"],
         },
@@ -138,7 +138,8 @@ class VideoInfinityPipeline:
         )
         spec = replace(spec, device=rank_device(resolve_device(device)))
         comm = api_world(torch.device(spec.device), timeout)
-        return cls(load_model(spec), comm, time.perf_counter() - begin)
+        adapter = load_model(spec, reads_text=comm.rank == 0)
+        return cls(adapter, comm, time.perf_counter() - begin)
 
     @classmethod
     def from_pipe(cls, pipe: Any, *, timeout: float = 600.0) -> Self:
@@ -200,18 +201,21 @@ class GenerateOptions(TypedDict, total=False):
     seed: int | None
     num_inference_steps: int | None
     guidance_scale: float | None
+    guidance_scale_2: float | None
     negative_prompt: str | None
     height: int | None
     width: int | None
     fps: float | None
     local_frames: int | None
     global_frames: int | None
+    global_rule: str | None
     local_bias: float | None
     global_bias: float | None
     bias_switch: float | None
     method: str | None
     initial_latents: str | Path | None
     save_latents: str | Path | None
+    vae_tiling: bool
     overwrite: bool
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from video_infinity.errors import PlanError
+
+GLOBAL_RULES = ("even", "rotating")
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,18 @@ class Scopes:
     """Who may look at whom in dual-scope attention.
 
     local_frames    h: frame i sees every j with |i - j| <= h
-    global_frames   G: frames, chosen over the whole timeline, that every frame sees
+    global_frames   |G|: frames, chosen over the whole timeline, that every frame sees
+    global_rule     "even": the same frames at every step; "rotating": one place on per step
+    keeps_first     whether frame 0 stays in G whatever the step: it means something of its own
     """
 
     local_frames: int
     global_frames: int
+    global_rule: str = "even"
+    keeps_first: bool = False
 
     def __post_init__(self) -> None:
+        assert self.global_rule in GLOBAL_RULES, self.global_rule
         for name in ("local_frames", "global_frames"):
             if getattr(self, name) < 0:
                 raise PlanError(f"{name}={getattr(self, name)} must not be negative")
@@ -69,15 +76,17 @@ class Scopes:
 
 @dataclass(frozen=True)
 class Plan:
-    """How one timeline is shared out.
+    """How one timeline is shared out, at one step of the denoise.
 
     clips   one per rank, in timeline order, without gaps, starting at frame 0
     scopes  of every dual-scope attention layer
+    shift   how many places a rotating global context has moved
     Raises PlanError if the clips leave gaps or overlap.
     """
 
     clips: tuple[Clip, ...]
     scopes: Scopes
+    shift: int = 0
 
     def __post_init__(self) -> None:
         expected = 0
@@ -101,10 +110,19 @@ class Plan:
 
     @cached_property
     def global_context(self) -> tuple[int, ...]:
-        """G: the frames floor(k * L / |G|), evenly over the timeline, frame 0 among them."""
-        length = self.num_latent_frames
+        """G, rising: the frames floor(k * L / |G|), moved on by `shift` places, round and round.
+
+        A first frame that is kept stays where it is, and the others move round without it.
+        """
+        length, kept = self.num_latent_frames, int(self.scopes.keeps_first)
         count = min(self.scopes.global_frames, length)
-        return tuple(k * length // count for k in range(count))
+        even = [k * length // count for k in range(count)]
+        moved = [kept + (frame - kept + self.shift) % (length - kept) for frame in even[kept:]]
+        return tuple(even[:kept] + sorted(moved))
+
+    def at_step(self, step: int) -> Plan:
+        """The plan of one step; with an even global context it is the same at every step."""
+        return self if self.scopes.global_rule == "even" else replace(self, shift=step)
 
     def owner(self, frame: int) -> int:
         """The rank that holds a frame."""
@@ -120,6 +138,14 @@ class Plan:
             max(0, clip.start - halo_frames),
             min(self.num_latent_frames, clip.stop + halo_frames),
         )
+
+    def transfers(self, spans: Sequence[Clip | None]) -> tuple[Transfer, ...]:
+        """What brings every rank the frames of its span, wherever they are; None: no frames."""
+        wanted = [
+            {frame for frame in span.frames if frame not in clip} if span else set()
+            for span, clip in zip(spans, self.clips, strict=True)
+        ]
+        return _deliver(self.clips, wanted)
 
     def attention_transfers(self) -> tuple[Transfer, ...]:
         """What one attention layer sends: local halo and global context, each frame once."""
@@ -164,13 +190,20 @@ def _transfers(
     clips: tuple[Clip, ...], halo_frames: int, global_context: tuple[int, ...]
 ) -> tuple[Transfer, ...]:
     length = clips[-1].stop
+    wanted = []
+    for clip in clips:
+        before = range(max(0, clip.start - halo_frames), clip.start)
+        after = range(clip.stop, min(length, clip.stop + halo_frames))
+        far = (frame for frame in global_context if frame not in clip)
+        wanted.append({*before, *after, *far})
+    return _deliver(clips, wanted)
+
+
+def _deliver(clips: tuple[Clip, ...], wanted: Sequence[set[int]]) -> tuple[Transfer, ...]:
     transfers = []
-    for target, clip in enumerate(clips):
-        wanted = set(range(max(0, clip.start - halo_frames), clip.start))
-        wanted |= set(range(clip.stop, min(length, clip.stop + halo_frames)))
-        wanted |= {frame for frame in global_context if frame not in clip}
+    for target, frames_wanted in enumerate(wanted):
         for source, other in enumerate(clips):
-            frames = tuple(sorted(frame for frame in wanted if frame in other))
+            frames = tuple(sorted(frame for frame in frames_wanted if frame in other))
             if frames:
                 transfers.append(Transfer(source, target, frames, _phase(source, target)))
     return tuple(sorted(transfers, key=lambda t: (t.phase, t.source, t.target)))

@@ -60,13 +60,14 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
                 f"--{name} {size}: {facts.name} makes multiples of {multiple}; "
                 f"the nearest are {low} and {low + multiple}"
             )
-    num_latent_frames = facts.num_latent_frames(request.video.num_frames)
+    num_latent_frames = facts.num_latent_frames(chosen(request.video.num_frames))
     if num_latent_frames < num_ranks:
         raise PlanError(
             f"--num-frames {request.video.num_frames} is {num_latent_frames} latent frames, fewer "
             f"than {num_ranks} ranks: each needs one; ask for more frames or fewer ranks"
         )
-    make_plan(request, num_latent_frames, num_ranks)
+    make_plan(request, facts, num_ranks)
+    _check_second_guidance(request, facts)
     if request.video.negative_prompt and chosen(request.video.guidance_scale) <= 1:
         raise ConfigError(
             f"--negative-prompt has no effect at --guidance-scale "
@@ -76,6 +77,22 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
         shape_CHW = facts.latent_shape_CHW(height, width)
         check_latents(request.video.initial_latents, (num_latent_frames, *shape_CHW))
     return request
+
+
+def _check_second_guidance(request: Request, facts: ModelFacts) -> None:
+    scale_2 = request.video.guidance_scale_2
+    if scale_2 is None:
+        return
+    if facts.expert_boundary is None:
+        raise ConfigError(
+            f"--guidance-scale-2 {scale_2}: {facts.name} has one denoiser; drop the flag "
+            "(it is for models with a second expert for low noise, such as Wan2.2 A14B)"
+        )
+    if chosen(request.video.guidance_scale) <= 1:
+        raise ConfigError(
+            f"--guidance-scale-2 {scale_2} has no effect at --guidance-scale "
+            f"{request.video.guidance_scale}; raise that above 1, or drop the flag"
+        )
 
 
 def video_sink(request: Request) -> FrameSink:

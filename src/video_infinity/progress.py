@@ -45,7 +45,7 @@ class Bar:
         self._progress.stop()
 
     def __call__(self, event: str, **data: Any) -> None:
-        if event == "phase" and data["name"] != "collect":
+        if event == "phase":
             self._progress.reset(self._task, description=data["name"], total=None, rate="")
             self._begin = time.perf_counter()
         elif event == "step":

@@ -11,12 +11,30 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
 from video_infinity.errors import ModelError
 from video_infinity.noise import frame_generator
+
+
+@dataclass(frozen=True)
+class GuidanceSchedule:
+    """The guidance scale by noise level: `scale`, and `low_noise_scale` below the boundary.
+
+    boundary  training timestep where a model's second expert takes over; None if it has none
+    """
+
+    scale: float
+    low_noise_scale: float | None = None
+    boundary: float | None = None
+
+    def at(self, noise_level: float) -> float:
+        if self.boundary is None or self.low_noise_scale is None or noise_level >= self.boundary:
+            return self.scale
+        return self.low_noise_scale
 
 
 def guide(prediction_BCFHW: torch.Tensor, guidance_scale: float) -> torch.Tensor:
@@ -29,6 +47,25 @@ def guide(prediction_BCFHW: torch.Tensor, guidance_scale: float) -> torch.Tensor
         return prediction_BCFHW
     unconditional, conditional = prediction_BCFHW.chunk(2)
     return unconditional + guidance_scale * (conditional - unconditional)
+
+
+def start(scheduler: Any, num_inference_steps: int, device: torch.device | str) -> None:
+    """Set a fresh scheduler's timesteps, its first step being the first of them."""
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+
+
+def initial_sigma(scheduler: Any) -> float:
+    """What unit noise is multiplied with; flow matching starts from unit noise itself."""
+    return float(getattr(scheduler, "init_noise_sigma", 1.0))
+
+
+def scale_input(scheduler: Any, z_BCFHW: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """Latents as the denoiser wants them; flow matching leaves them alone."""
+    if not hasattr(scheduler, "scale_model_input"):
+        return z_BCFHW
+    return cast(torch.Tensor, scheduler.scale_model_input(z_BCFHW, timestep))
 
 
 def scheduler_step(
@@ -49,7 +86,7 @@ def scheduler_step(
     if "generator" in inspect.signature(scheduler.step).parameters:
         options["generator"] = [frame_generator(seed, frame, step) for frame in frames]
     prediction_FCHW, z_FCHW = (
-        x[0].transpose(0, 1).contiguous() for x in (prediction_BCFHW.float(), z_BCFHW)
+        x[0].transpose(0, 1).contiguous() for x in (prediction_BCFHW.to(z_BCFHW.dtype), z_BCFHW)
     )
     stepped = scheduler.step(prediction_FCHW, timestep, z_FCHW, return_dict=False, **options)[0]
     return cast(torch.Tensor, stepped.transpose(0, 1)[None])
@@ -77,9 +114,9 @@ def check_splittable(scheduler: Any, num_inference_steps: int) -> None:
 def _walk(
     scheduler: Any, z_BCFHW: torch.Tensor, frames: Sequence[int], num_inference_steps: int
 ) -> torch.Tensor:
-    scheduler.set_timesteps(num_inference_steps)
+    start(scheduler, num_inference_steps, "cpu")
     for step, timestep in enumerate(scheduler.timesteps):
-        prediction = torch.sin(scheduler.scale_model_input(z_BCFHW, timestep))
+        prediction = torch.sin(scale_input(scheduler, z_BCFHW, timestep))
         z_BCFHW = scheduler_step(
             scheduler, prediction, timestep, z_BCFHW, seed=0, frames=frames, step=step
         )

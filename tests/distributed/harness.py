@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import torch
 
 from tests.tiny import FIRST, tiny_pipe
+from video_infinity.adapters import Adapter
 from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import Communicator, SingleCommunicator
+from video_infinity.comm.threads import run_ranks
 from video_infinity.config import Request, resolve
 from video_infinity.context.install import installed
 from video_infinity.context.layers import ClipContext
+from video_infinity.context.text import FrameText
 from video_infinity.engine import ClipRun, make_plan
 from video_infinity.pipeline import as_timeline
 from video_infinity.plan import Plan, clips_of_lengths
 from video_infinity.progress import silent
+
+T = TypeVar("T")
+M = TypeVar("M")
 
 NUM_FRAMES = 37
 PROMPTS_OVER_TIME = [
@@ -33,9 +39,14 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Case:
-    """What is generated; `options` are those of the command line."""
+    """What is generated; `options` are those of the command line.
+
+    gain  of the random weights, see `tests.tiny.randomise`
+    """
 
     unet: str = FIRST
+    gain: float = 0.5
+    dtype: torch.dtype = torch.float32
     scheduler: str = "DDIMScheduler"
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     timeline: Any = "a b c"
@@ -75,6 +86,9 @@ CASES: dict[str, Case] = {
         scheduler="EulerAncestralDiscreteScheduler",
         options={"local_frames": 3, "global_frames": 5},
     ),
+    "rotating global context": Case(
+        options={"local_frames": 3, "global_frames": 5, "global_rule": "rotating"}
+    ),
     "uneven clips": Case(
         options={"local_frames": 3, "global_frames": 5},
         clip_lengths={2: (1, 36), 3: (30, 1, 6), 5: (1, 1, 20, 2, 13)},
@@ -85,6 +99,7 @@ ON_PROCESSES = (
     "bias that switches",
     "halo wider than a clip",
     "stochastic multistep",
+    "rotating global context",
     "uneven clips",
 )
 """Cases that run again over real processes."""
@@ -99,18 +114,43 @@ def request_of(case: Case, **more: Any) -> Request:
 
 def pipe_of(case: Case) -> Any:
     scheduler = getattr(diffusers, case.scheduler)(**case.scheduler_options)
-    return tiny_pipe(case.unet, scheduler)
+    return tiny_pipe(case.unet, scheduler, case.gain).to(case.dtype)
 
 
-def run_case(case: Case, comm: Communicator, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """This rank's final latents [C, F, H, W], and on rank 0 the whole video's frames."""
-    adapter = adapter_of(pipe_of(case))
+def load(case: Case, rank: int) -> Adapter:
+    """The model as a rank holds it: the text encoder is on rank 0 alone."""
+    pipe = pipe_of(case)
+    if rank:
+        pipe.text_encoder = pipe.tokenizer = None
+    return adapter_of(pipe)
+
+
+def on_threads(
+    size: int, load: Callable[[int], M], work: Callable[[Communicator, M], T]
+) -> list[T]:
+    """`work` on ranks as threads, each with its own `load(rank)`; return results by rank.
+
+    Loading is done before, one rank after the other: the loading libraries are not thread-safe.
+    """
+    loaded = [load(rank) for rank in range(size)]
+    return run_ranks(size, lambda comm: work(comm, loaded[comm.rank]))
+
+
+def run_of(case: Case, comm: Communicator, adapter: Adapter, **more: Any) -> ClipRun:
+    """This rank's run, about to begin."""
     request = resolve(request_of(case, **more), adapter.facts.defaults)
-    plan = make_plan(request, request.video.num_frames, comm.size)
+    plan = make_plan(request, adapter.facts, comm.size)
     lengths = case.clip_lengths.get(comm.size)
     if lengths is not None:
         plan = Plan(clips_of_lengths(lengths), plan.scopes)
-    run = ClipRun(request, adapter, comm, plan, silent)
+    return ClipRun(request, adapter, comm, plan, silent)
+
+
+def run_case(
+    case: Case, comm: Communicator, adapter: Adapter, **more: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """This rank's final latents [C, F, H, W], and on rank 0 the whole video's frames."""
+    run = run_of(case, comm, adapter, **more)
     latents = run.denoise()
     pieces: list[torch.Tensor] = []
     run.deliver_frames(latents, pieces.append)
@@ -119,7 +159,27 @@ def run_case(case: Case, comm: Communicator, **more: Any) -> tuple[torch.Tensor,
 
 def reference(case: Case, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The same on one rank: latents [C, F, H, W] and frames [P, H, W, 3]."""
-    return run_case(case, SingleCommunicator(), **more)
+    return run_case(case, SingleCommunicator(), load(case, 0), **more)
+
+
+def on_ranks(case: Case, size: int, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same on ranks as threads."""
+    results = on_threads(
+        size,
+        lambda rank: load(case, rank),
+        lambda comm, adapter: run_case(case, comm, adapter, **more),
+    )
+    return torch.cat([latents for latents, _ in results], 1), results[0][1]
+
+
+def latents_on_ranks(case: Case, size: int, **more: Any) -> torch.Tensor:
+    """The whole video's final latents alone, from ranks as threads."""
+    parts = on_threads(
+        size,
+        lambda rank: load(case, rank),
+        lambda comm, adapter: run_of(case, comm, adapter, **more).denoise()[0],
+    )
+    return torch.cat(parts, 1)
 
 
 def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -127,16 +187,21 @@ def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max() / b.std())
 
 
-def forward_on(comm: Communicator, unet: Any, plan: Plan, z_BCFHW: torch.Tensor) -> torch.Tensor:
+def around(unet: Any) -> Adapter:
+    """The adapter of a denoiser alone, for `forward_on`."""
+    return adapter_of(_PipeOf(unet))
+
+
+def forward_on(
+    comm: Communicator, adapter: Adapter, plan: Plan, z_BCFHW: torch.Tensor
+) -> torch.Tensor:
     """One pass of the denoiser over this rank's clip of z, inside the context."""
-    adapter = adapter_of(_PipeOf(unet))
     clip = plan.clips[comm.rank]
     text_BSD = torch.linspace(-1, 1, len(z_BCFHW) * 3 * 16).view(-1, 3, 16)
-    text_NSD = text_BSD.repeat_interleave(len(clip), 0)
-    context = ClipContext(comm, plan, text_NSD=text_NSD)
+    text = FrameText(text_BSD, tuple((row,) * len(clip) for row in range(len(text_BSD))))
+    context = ClipContext(comm, plan, text)
     with torch.inference_mode(), installed(adapter.sites(), context):
-        z_clip = z_BCFHW[:, :, clip.start : clip.stop]
-        return adapter.denoise(z_clip, torch.tensor(500), text_BSD)
+        return adapter.denoise(z_BCFHW[:, :, clip.start : clip.stop], torch.tensor(500), text)
 
 
 @dataclass
@@ -145,7 +210,7 @@ class _PipeOf:
 
     unet: Any
     vae: Any = field(default_factory=lambda: tiny_pipe().vae)
-    text_encoder: Any = field(default_factory=lambda: tiny_pipe().text_encoder)
+    text_encoder: Any = None
     tokenizer: Any = None
     scheduler: Any = None
 

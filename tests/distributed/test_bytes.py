@@ -2,59 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+import torch
 
-from tests.distributed.harness import CASES, NUM_FRAMES, pipe_of, request_of
+from tests.distributed.harness import CASES, load, on_threads, request_of, run_of
+from video_infinity.adapters import Adapter
 from video_infinity.adapters.footprint import Footprint, trace
-from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import Communicator
-from video_infinity.comm.threads import run_ranks
 from video_infinity.config import resolve
-from video_infinity.engine import ClipRun, make_plan
+from video_infinity.context.text import FrameText
+from video_infinity.engine import make_plan
 from video_infinity.estimate import bytes_received
-from video_infinity.progress import silent
+from video_infinity.plan import GLOBAL_RULES
 
 CASE = CASES["dual scope"]
-FLOAT32_BYTES, GUIDANCE_BATCH = 4, 2
+FLOAT32_BYTES, GUIDANCE_BATCH, NUM_STEPS = 4, 2, 2
 
 
 @pytest.fixture(scope="module")
-def footprint() -> Footprint:
-    import torch
+def adapter() -> Adapter:
+    return load(CASE, 0)
 
-    adapter = adapter_of(pipe_of(CASE))
+
+@pytest.fixture(scope="module")
+def footprint(adapter: Adapter) -> Footprint:
     text_SD = torch.zeros(1, 16)
     return trace(
         adapter.sites(),
         lambda frames: adapter.denoise(
-            torch.zeros(1, 4, frames, 4, 4), torch.tensor(0), text_SD[None]
+            torch.zeros(1, 4, frames, 4, 4),
+            torch.tensor(0),
+            FrameText(text_SD[None], ((0,) * frames,)),
         ),
         text_SD,
         num_weights=0,
+        num_text_weights=0,
     )
 
 
-def measure(comm: Communicator, method: str = "clip-parallel") -> list[int]:
-    adapter = adapter_of(pipe_of(CASE))
-    request = resolve(request_of(CASE, num_inference_steps=2), adapter.facts.defaults)
-    request = replace(request, run=replace(request.run, method=method))
-    plan = make_plan(request, NUM_FRAMES, comm.size)
-    run = ClipRun(request, adapter, comm, plan, silent)
-    run.denoise()
-    return run.measures.bytes_per_step
+def measured_on(size: int, **options: str) -> list[list[int]]:
+    """Bytes per step of every rank."""
+
+    def measure(comm: Communicator, adapter: Adapter) -> list[int]:
+        run = run_of(CASE, comm, adapter, num_inference_steps=NUM_STEPS, **options)
+        run.denoise()
+        return run.measures.bytes_per_step
+
+    return on_threads(size, lambda rank: load(CASE, rank), measure)
 
 
+@pytest.mark.parametrize("rule", GLOBAL_RULES)
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_measured_bytes_are_the_formula(size: int, footprint: Footprint) -> None:
-    request = resolve(request_of(CASE), adapter_of(pipe_of(CASE)).facts.defaults)
-    plan = make_plan(request, NUM_FRAMES, size)
-    for rank, measured in enumerate(run_ranks(size, measure)):
-        expected = bytes_received(plan, footprint, rank, GUIDANCE_BATCH, FLOAT32_BYTES)
-        assert measured == [expected, expected]
-        assert (expected > 0) == (size > 1)
+def test_measured_bytes_are_the_formula(
+    size: int, rule: str, adapter: Adapter, footprint: Footprint
+) -> None:
+    request = resolve(request_of(CASE, global_rule=rule), adapter.facts.defaults)
+    plan = make_plan(request, adapter.facts, size)
+    for rank, measured in enumerate(measured_on(size, global_rule=rule)):
+        expected = [
+            bytes_received(plan.at_step(step), footprint, rank, GUIDANCE_BATCH, FLOAT32_BYTES)
+            for step in range(NUM_STEPS)
+        ]
+        assert measured == expected
+        assert (min(expected) > 0) == (size > 1)
 
 
 def test_independent_clips_receive_nothing() -> None:
-    assert run_ranks(2, lambda comm: measure(comm, "independent")) == [[0, 0], [0, 0]]
+    assert measured_on(2, method="independent") == [[0, 0], [0, 0]]

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -19,13 +20,48 @@ from tests.distributed.harness import (
     ON_PROCESSES,
     TOLERANCE,
     Case,
+    latents_on_ranks,
+    load,
+    on_ranks,
     reference,
     relative_difference,
-    run_case,
 )
-from video_infinity.comm.threads import run_ranks
+from video_infinity.adapters import Adapter
+from video_infinity.context import layers
+from video_infinity.plan import Plan, Transfer
 
 SIZES = (2, 3, 5)
+
+STRICT_TOLERANCE, WRONG_IS_BEYOND = 1e-9, 1e-6
+"""In float64: where exact arithmetic must agree, and what one wrong layer must exceed."""
+STRICT_STEPS = 10
+
+
+def strict_case(unet: str, scheduler: str, **scheduler_options: object) -> Case:
+    """Float64 and weights at full gain: a model that amplifies whatever differs."""
+    return Case(
+        unet=unet,
+        gain=1.0,
+        dtype=torch.float64,
+        scheduler=scheduler,
+        scheduler_options=scheduler_options,
+        options={
+            "local_frames": 3,
+            "global_frames": 5,
+            "num_inference_steps": STRICT_STEPS,
+        },
+    )
+
+
+STRICT_CASES: dict[str, Case] = {
+    f"{scheduler}, {unet}": strict_case(unet, scheduler, **options)
+    for unet in ("cross-attention everywhere", "plain last level, two layers")
+    for scheduler, options in (
+        ("DDIMScheduler", {}),
+        # It clips as the other does, lest the first step outweigh all later ones.
+        ("DEISMultistepScheduler", {"thresholding": True}),
+    )
+}
 
 
 @cache
@@ -43,8 +79,7 @@ def assert_same_video(name: str, latents: torch.Tensor, frames_FHWC: torch.Tenso
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", CASES)
 def test_threads_give_the_video_of_one_rank(name: str, size: int) -> None:
-    results = run_ranks(size, lambda comm: run_case(CASES[name], comm))
-    assert_same_video(name, torch.cat([latents for latents, _ in results], 1), results[0][1])
+    assert_same_video(name, *on_ranks(CASES[name], size))
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -92,9 +127,96 @@ def test_seed_and_prompt_matter() -> None:
     assert relative_difference(other_prompt, expected) > 0.01
 
 
+def test_a_rotating_global_context_is_another_video() -> None:
+    difference = relative_difference(
+        one_rank("rotating global context")[0], one_rank("dual scope")[0]
+    )
+    assert difference > 0.01
+
+
 def test_independent_clips_do_differ() -> None:
     """The one method whose video shows its placement: else this file proves nothing."""
-    case = CASES["dual scope"]
-    results = run_ranks(2, lambda comm: run_case(case, comm, method="independent"))
-    latents = torch.cat([latents for latents, _ in results], 1)
+    latents, _ = on_ranks(CASES["dual scope"], 2, method="independent")
     assert relative_difference(latents, one_rank("dual scope")[0]) > 0.01
+
+
+# In float64, over more steps, with weights that amplify
+
+
+@cache
+def one_strict_rank(name: str) -> torch.Tensor:
+    latents = latents_on_ranks(STRICT_CASES[name], 1)
+    assert latents.dtype == torch.float64 and latents.shape[1] == NUM_FRAMES
+    return latents
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", STRICT_CASES)
+def test_in_float64_ranks_give_the_latents_of_one_rank(name: str, size: int) -> None:
+    latents = latents_on_ranks(STRICT_CASES[name], size)
+    assert relative_difference(latents, one_strict_rank(name)) < STRICT_TOLERANCE
+
+
+class OnCall(threading.local):
+    """Whether it is the nth call of a rank: ranks are threads, and call alike."""
+
+    calls = 0
+
+    def __init__(self, nth: int) -> None:
+        self.nth = nth
+
+    def __call__(self) -> bool:
+        self.calls += 1
+        return self.calls == self.nth
+
+
+@pytest.fixture(scope="module", params=STRICT_CASES)
+def strict(request: pytest.FixtureRequest) -> tuple[str, Adapter]:
+    """A case, and its model for counting layers."""
+    return request.param, load(STRICT_CASES[request.param], 0)
+
+
+def assert_wrong(name: str) -> None:
+    wrong = latents_on_ranks(STRICT_CASES[name], 2)
+    assert relative_difference(wrong, one_strict_rank(name)) > WRONG_IS_BEYOND
+
+
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_in_float64_a_single_dropped_halo_shows(
+    where: str, strict: tuple[str, Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, adapter = strict
+    total = len(adapter.sites().convs) * STRICT_STEPS
+    now, transfers = OnCall({"first": 1, "last": total}[where]), Plan.halo_transfers
+
+    def dropped(plan: Plan, halo_frames: int) -> tuple[Transfer, ...]:
+        return () if now() else transfers(plan, halo_frames)
+
+    monkeypatch.setattr(Plan, "halo_transfers", dropped)
+    assert_wrong(name)
+
+
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_in_float64_moments_of_a_single_layer_that_stay_local_show(
+    where: str, strict: tuple[str, Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, adapter = strict
+    sites = adapter.sites()
+    total = (len(sites.convs) + len(sites.norms)) * STRICT_STEPS
+    now, own = OnCall({"first": 1, "last": total}[where]), threading.local()
+    of_clip, merge = layers.clip_moments, layers.merge_moments
+
+    def noted(x_NCFHW: torch.Tensor, num_groups: int) -> torch.Tensor:
+        own.moments = of_clip(x_NCFHW, num_groups)
+        return own.moments
+
+    def local(
+        count_R: torch.Tensor, mean_RNG: torch.Tensor, var_RNG: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if now():
+            return own.moments[0], own.moments[1]
+        return merge(count_R, mean_RNG, var_RNG)
+
+    monkeypatch.setattr(layers, "clip_moments", noted)
+    monkeypatch.setattr(layers, "merge_moments", local)
+    assert_wrong(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,17 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
 
-from tests.distributed.harness import TOLERANCE, forward_on, relative_difference
+from tests.distributed.harness import (
+    TOLERANCE,
+    around,
+    forward_on,
+    on_threads,
+    relative_difference,
+)
 from tests.tiny import FIRST, UNETS, tiny_pipe, tiny_unet
+from video_infinity.adapters import Adapter
 from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import Communicator
-from video_infinity.comm.threads import run_ranks
 from video_infinity.config import Request
 from video_infinity.context import layers
 from video_infinity.context.attention import Block
@@ -63,18 +68,18 @@ def test_equals_diffusers_pipeline(unet: str, tmp_path: Path) -> None:
     }
     request = Request.from_options(as_timeline("a b c", None), options)
     for size in (1, 2, 3):
-        ours = torch.cat(run_ranks(size, _denoise(pipe, request)), 1)
-        assert relative_difference(ours, expected) < TOLERANCE
+        parts = on_threads(
+            size,
+            lambda rank: adapter_of(copy.deepcopy(pipe)),
+            lambda comm, adapter: _denoise(comm, adapter, request),
+        )
+        assert relative_difference(torch.cat(parts, 1), expected) < TOLERANCE
 
 
-def _denoise(pipe: Any, request: Request) -> Callable[[Communicator], torch.Tensor]:
-    def run(comm: Communicator) -> torch.Tensor:
-        adapter = adapter_of(copy.deepcopy(pipe))
-        prepared = prepare(request, adapter.facts, comm.size)
-        plan = make_plan(prepared, NUM_FRAMES, comm.size)
-        return ClipRun(prepared, adapter, comm, plan, silent).denoise()[0]
-
-    return run
+def _denoise(comm: Communicator, adapter: Adapter, request: Request) -> torch.Tensor:
+    prepared = prepare(request, adapter.facts, comm.size)
+    plan = make_plan(prepared, adapter.facts, comm.size)
+    return ClipRun(prepared, adapter, comm, plan, silent).denoise()[0]
 
 
 def _seeded(seed: int = 0) -> torch.Generator:
@@ -93,7 +98,16 @@ def clip() -> tuple[torch.Tensor, torch.Tensor]:
 def _spread(size: int, z_BCFHW: torch.Tensor, plan: Plan | None = None) -> torch.Tensor:
     lengths = {1: (11,), 2: (4, 7), 3: (1, 7, 3)}[size]
     plan = plan or Plan(clips_of_lengths(lengths), Scopes(NUM_FRAMES, 0))
-    parts = run_ranks(size, lambda comm: forward_on(comm, tiny_unet(), plan, z_BCFHW))
+    return _pass([tiny_unet() for _ in range(size)], plan, z_BCFHW)
+
+
+def _pass(unets: list[Any], plan: Plan, z_BCFHW: torch.Tensor) -> torch.Tensor:
+    """One pass over the whole video, each rank with a denoiser of its own."""
+    parts = on_threads(
+        len(unets),
+        lambda rank: around(unets[rank]),
+        lambda comm, adapter: forward_on(comm, adapter, plan, z_BCFHW),
+    )
     return torch.cat(parts, 2)
 
 
@@ -181,11 +195,11 @@ def test_convolutions_that_peft_has_wrapped_are_called_as_they_are(
         return unet
 
     plan = Plan(clips_of_lengths((4, 7)), Scopes(NUM_FRAMES, 0))
-    parts = run_ranks(2, lambda comm: forward_on(comm, wrapped_unet(), plan, z_BCFHW))
+    ours = _pass([wrapped_unet(), wrapped_unet()], plan, z_BCFHW)
     text_BSD = torch.linspace(-1, 1, 2 * 3 * 16).view(2, 3, 16)
     with torch.inference_mode():
         expected = wrapped_unet()(z_BCFHW, torch.tensor(500), text_BSD).sample
-    assert relative_difference(torch.cat(parts, 2), expected) < TOLERANCE
+    assert relative_difference(ours, expected) < TOLERANCE
     assert relative_difference(expected, plain) > WRONG_IS_BEYOND
 
 
@@ -195,11 +209,7 @@ def test_the_model_is_itself_again_afterwards(clip: tuple[torch.Tensor, torch.Te
     names = [name for name, _ in unet.named_modules()]
     processors = list(unet.attn_processors.values())
     plan = Plan(clips_of_lengths((4, 7)), Scopes(2, 1))
-
-    def run(comm: Communicator) -> None:
-        forward_on(comm, unet if comm.rank == 0 else tiny_unet(), plan, z_BCFHW)
-
-    run_ranks(2, run)
+    _pass([unet, tiny_unet()], plan, z_BCFHW)
     text_BSD = torch.linspace(-1, 1, 2 * 3 * 16).view(2, 3, 16)
     with torch.inference_mode():
         again = unet(z_BCFHW, torch.tensor(500), text_BSD).sample
@@ -220,7 +230,7 @@ def test_the_model_is_itself_again_after_an_error(
 
     monkeypatch.setattr(layers, "merge_moments", broken)
     with pytest.raises(RuntimeError, match="in the middle"):
-        run_ranks(1, lambda comm: forward_on(comm, unet, plan, z_BCFHW))
+        _pass([unet], plan, z_BCFHW)
     text_BSD = torch.linspace(-1, 1, 2 * 3 * 16).view(2, 3, 16)
     with torch.inference_mode():
         assert torch.equal(unet(z_BCFHW, torch.tensor(500), text_BSD).sample, expected)

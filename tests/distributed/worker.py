@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
-from tests.distributed.harness import CASES, ON_PROCESSES, run_case, save_rank
+from tests.distributed.harness import CASES, ON_PROCESSES, load, run_case, save_rank
 from video_infinity.comm.process import joined_world
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined_world(torch.device("cpu"), timeout_s=120) as comm:
-        results = {name: run_case(CASES[name], comm) for name in ON_PROCESSES}
+        results = {
+            name: run_case(CASES[name], comm, load(CASES[name], comm.rank)) for name in ON_PROCESSES
+        }
         save_rank(Path(sys.argv[1]) / f"{comm.rank}.safetensors", results)

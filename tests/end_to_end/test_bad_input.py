@@ -197,6 +197,10 @@ CASES: dict[str, Case] = {
     "guidance NaN": (["a", "--guidance-scale", "nan"], ("--guidance-scale nan", "give a number")),
     "guidance inf": (["a", "--guidance-scale", "inf"], ("--guidance-scale inf", "to 1000")),
     "guidance in words": (["a", "--guidance-scale", "x"], ("--guidance-scale 'x'", "a number")),
+    "guidance of an expert that is not there": (
+        ["a", "--guidance-scale-2", "3"],
+        ("--guidance-scale-2 3", "one denoiser", "drop the flag"),
+    ),
     "negative seed": (["a", "--seed", "-1"], ("--seed -1", "from 0")),
     "huge seed": (["a", "--seed", str(2**63)], ("--seed 9223372036854775808", "to ")),
     "no height": (["a", "--height", "0"], ("--height 0", "from 1")),
@@ -214,6 +218,7 @@ CASES: dict[str, Case] = {
     "unknown device": (["a", "--device", "tpu"], ("--device 'tpu'", "auto, cpu, cuda")),
     "unknown dtype": (["a", "--dtype", "int8"], ("--dtype 'int8'", "float32, bfloat16, float16")),
     "unknown method": (["a", "--method", "x"], ("--method 'x'", "clip-parallel, independent")),
+    "unknown rule": (["a", "--global-rule", "x"], ("--global-rule 'x'", "even, rotating")),
     "unknown flag": (["a", "--num-frame", "3"], ("--num-frame", "--num-frames", "--help")),
     "flag without value": (["a", "--seed"], ("--seed", "requires an argument", "--help")),
     # prompts over time
@@ -301,6 +306,10 @@ CASES: dict[str, Case] = {
     "config switch in words": (
         config("overwrite: 'yes'"),
         ("run.yaml", "--overwrite 'yes'", "true or false"),
+    ),
+    "config tiling in words": (
+        config("vae-tiling: 'yes'"),
+        ("run.yaml", "--vae-tiling 'yes'", "true or false"),
     ),
     "config number for a file": (config("report: 3"), ("run.yaml", "--report 3", "no file name")),
     "config number for a name": (config("lora: 3"), ("run.yaml", "--lora 3", "no name")),

@@ -132,7 +132,7 @@ def test_without_a_terminal_it_says_two_lines_at_the_end(one: Result) -> None:
 def test_progress_as_json_lines(three: Result) -> None:
     events = [json.loads(line) for line in three.stderr.splitlines()]
     phases = [event["name"] for event in events if event["event"] == "phase"]
-    assert phases == ["load", "encode", "denoise", "latents", "decode", "collect"]
+    assert phases == ["load", "encode", "denoise", "latents", "decode"]
     steps = [(event["step"], event["of"]) for event in events if event["event"] == "step"]
     assert steps == [(step, STEPS) for step in range(1, STEPS + 1)]
     assert [e["frames"] for e in events if e["event"] == "frames"][-1] == NUM_FRAMES

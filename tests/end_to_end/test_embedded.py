@@ -12,11 +12,10 @@ import torch
 from diffusers import TextToVideoSDPipeline
 from safetensors.torch import save_file
 
-from tests.distributed.harness import TOLERANCE, relative_difference
-from video_infinity.adapters import inspect_model
+from tests.distributed.harness import TOLERANCE, on_threads, relative_difference
+from video_infinity.adapters import Adapter, inspect_model
 from video_infinity.adapters.registry import EMBEDDED_MODEL, adapter_of
 from video_infinity.comm import Communicator
-from video_infinity.comm.threads import run_ranks
 from video_infinity.config import ModelSpec, Request
 from video_infinity.engine import ClipRun, make_plan
 from video_infinity.errors import ConfigError
@@ -81,13 +80,13 @@ def test_short_case_is_the_diffusers_pipeline(
         },
     )
 
-    def denoise(comm: Communicator) -> torch.Tensor:
-        adapter = adapter_of(copy.deepcopy(pipe))
+    def denoise(comm: Communicator, adapter: Adapter) -> torch.Tensor:
         prepared = prepare(request, adapter.facts, comm.size)
-        plan = make_plan(prepared, NUM_FRAMES, comm.size)
+        plan = make_plan(prepared, adapter.facts, comm.size)
         return ClipRun(prepared, adapter, comm, plan, silent).denoise()[0]
 
-    assert relative_difference(torch.cat(run_ranks(size, denoise), 1), expected) < TOLERANCE
+    parts = on_threads(size, lambda rank: adapter_of(copy.deepcopy(pipe)), denoise)
+    assert relative_difference(torch.cat(parts, 1), expected) < TOLERANCE
 
 
 def test_the_weights_are_in_the_package_and_small() -> None:

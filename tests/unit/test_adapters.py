@@ -23,7 +23,10 @@ from tests.tiny import (
 from video_infinity.adapters import inspect_model, load_model, trace_model
 from video_infinity.adapters.lora import merge_lora
 from video_infinity.adapters.registry import adapter_of
+from video_infinity.comm import SingleCommunicator
 from video_infinity.config import ModelSpec
+from video_infinity.context.chunks import Chunks, ChunkStream
+from video_infinity.context.text import FrameText
 from video_infinity.errors import ModelError
 
 
@@ -38,9 +41,20 @@ def spec(model: Path, **more: Any) -> ModelSpec:
 
 def predict(adapter: Any) -> torch.Tensor:
     z = torch.linspace(-1, 1, 4 * 3 * 16).view(1, 4, 3, 4, 4)
-    text = torch.linspace(-1, 1, 32).view(1, 2, 16)
+    text = FrameText(torch.linspace(-1, 1, 32).view(1, 2, 16), ((0, 0, 0),))
     with torch.inference_mode():
         return adapter.denoise(z, torch.tensor(3), text)  # type: ignore[no-any-return]
+
+
+def decode(adapter: Any, z_CFHW: torch.Tensor, chunk_frames: int, **how: Any) -> torch.Tensor:
+    """All pictures of a video, decoded chunk by chunk on one rank."""
+    chunks = Chunks(z_CFHW.shape[1], chunk_frames)
+    stream, pictures = ChunkStream(SingleCommunicator(), chunks), []
+    with adapter.decoding(stream, **({"tiled": False} | how)) as decoded:
+        for index in range(len(chunks)):
+            stream.begin(index)
+            pictures.append(decoded(z_CFHW[:, chunks[index].start : chunks[index].stop]))
+    return torch.cat(pictures)
 
 
 def test_a_directory_loads_as_what_was_saved(model: Path) -> None:
@@ -63,9 +77,33 @@ def test_pictures_are_what_diffusers_decodes(model: Path) -> None:
     with torch.inference_mode():
         video = pipe.decode_latents(z)
         expected = pipe.video_processor.postprocess_video(video=video, output_type="np")[0]
-        ours = torch.cat(list(load_model(spec(model)).decode(z[0], slice_frames=2)))
+        ours = decode(load_model(spec(model)), z[0], chunk_frames=2)
     assert ours.dtype == torch.uint8
     assert abs(ours.numpy() / 255.0 - expected).max() <= 0.5 / 255 + 1e-5
+
+
+def test_a_tiled_picture_is_what_diffusers_tiles_and_the_setting_is_put_back() -> None:
+    pipe = tiny_pipe()
+    pipe.vae.tile_latent_min_size, pipe.vae.tile_sample_min_size = 8, 16
+    z = torch.randn(1, 4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    adapter = adapter_of(pipe)
+    tiled, whole = (decode(adapter, z[0], 2, tiled=tiled) for tiled in (True, False))
+    assert not pipe.vae.use_tiling
+    assert not torch.equal(tiled, whole)
+    pipe.vae.enable_tiling()
+    with torch.inference_mode():
+        video = pipe.decode_latents(z)
+        expected = pipe.video_processor.postprocess_video(video=video, output_type="np")[0]
+    assert abs(tiled.numpy() / 255.0 - expected).max() <= 0.5 / 255 + 1e-5
+    assert torch.equal(decode(adapter, z[0], 2), tiled), "a pipeline that tiles goes on to"
+
+
+def test_a_rank_that_reads_no_text_denoises_and_decodes_alike(model: Path) -> None:
+    reader, other = (load_model(spec(model), reads_text=reads) for reads in (True, False))
+    assert torch.equal(predict(other), predict(reader))
+    z_CFHW = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(decode(other, z_CFHW, 2), decode(reader, z_CFHW, 2))
+    assert other.text_encoder is other.tokenizer is None  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", UNETS)
@@ -85,7 +123,7 @@ def test_sites_are_all_there_are(name: str) -> None:
     z = torch.randn(1, 4, 4, rows, columns, generator=torch.Generator().manual_seed(0))
     changed = z.clone()
     changed[:, :, 2] += 1.0
-    text = torch.zeros(1, 2, 16)
+    text = FrameText(torch.zeros(1, 2, 16), ((0,) * 4,))
     with torch.inference_mode():
         a, b = (adapter.denoise(x, torch.tensor(9), text) for x in (z, changed))
     torch.testing.assert_close(a[:, :, [0, 1, 3]], b[:, :, [0, 1, 3]])
@@ -206,8 +244,12 @@ def test_the_footprint_is_traced_without_weights(model: Path) -> None:
     assert large.conv_values == 4 * small.conv_values
     assert large.moment_values == small.moment_values > 0
     unet, pipe = tiny_unet(), tiny_pipe()
-    parts = (unet, pipe.vae, pipe.text_encoder)
-    assert small.num_weights == sum(p.numel() for part in parts for p in part.parameters())
+
+    def weights(*parts: torch.nn.Module) -> int:
+        return sum(p.numel() for part in parts for p in part.parameters())
+
+    assert small.num_weights == weights(unet, pipe.vae)
+    assert small.num_text_weights == weights(pipe.text_encoder)
 
 
 def test_a_pipeline_of_another_family_is_refused() -> None:

@@ -10,9 +10,10 @@ from video_infinity import cli
 
 OF_THE_ISSUE = [
     *("model", "unet", "revision", "lora", "timeline", "num-frames", "seed"),
-    *("num-inference-steps", "guidance-scale", "negative-prompt", "height", "width", "fps"),
-    *("fps-condition", "local-frames", "global-frames", "local-bias", "global-bias"),
-    *("bias-switch", "nproc-per-node", "timeout", "method", "device", "dtype", "output"),
+    *("num-inference-steps", "guidance-scale", "guidance-scale-2", "negative-prompt"),
+    *("height", "width", "fps", "fps-condition", "local-frames", "global-frames", "global-rule"),
+    *("local-bias", "global-bias", "bias-switch", "vae-tiling"),
+    *("nproc-per-node", "timeout", "method", "device", "dtype", "output"),
     *("save-latents", "initial-latents", "report", "config", "overwrite", "quiet", "log-json"),
 ]
 

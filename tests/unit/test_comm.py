@@ -44,6 +44,49 @@ def test_gather_json_takes_values_of_different_sizes() -> None:
     assert results == [[{"rank": ""}, {"rank": "x"}, {"rank": "xx"}]] * 3
 
 
+BROADCAST = {
+    "text states": torch.randn(3, 5, 4),
+    "half precision": torch.randn(7).bfloat16(),
+    "double precision": torch.randn(2, 2, dtype=torch.float64),
+    "whole numbers": torch.arange(6).view(2, 3),
+    "one number": torch.tensor(3.5),
+    "nothing": torch.empty(0, 4),
+    "not contiguous": torch.randn(4, 6).t(),
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("name", BROADCAST)
+def test_broadcast_gives_every_rank_what_rank_0_has(name: str, size: int) -> None:
+    given = BROADCAST[name]
+
+    def work(comm: Communicator) -> tuple[torch.Tensor, int]:
+        before = comm.bytes_received
+        got = comm.broadcast(given if comm.rank == 0 else None, torch.device("cpu"))
+        return got, comm.bytes_received - before
+
+    for rank, (got, received) in enumerate(run_ranks(size, work)):
+        assert got.dtype == given.dtype and torch.equal(got, given)
+        if rank:
+            assert received >= given.nbytes
+
+
+def test_what_was_broadcast_is_each_ranks_own() -> None:
+    def work(comm: Communicator) -> torch.Tensor:
+        got = comm.broadcast(torch.zeros(3) if comm.rank == 0 else None, torch.device("cpu"))
+        comm.barrier()
+        got += comm.rank
+        comm.barrier()
+        return got
+
+    assert [got.tolist() for got in run_ranks(3, work)] == [[float(r)] * 3 for r in range(3)]
+
+
+def test_a_single_rank_broadcasts_to_itself() -> None:
+    given = torch.randn(2, 3)
+    assert torch.equal(SingleCommunicator().broadcast(given, torch.device("cpu")), given)
+
+
 def test_a_missing_rank_is_an_error_at_the_deadline() -> None:
     def work(comm: Communicator) -> None:
         if comm.rank == 0:

@@ -20,6 +20,7 @@ from video_infinity.config import (
 )
 from video_infinity.errors import ConfigError, TimelineError
 from video_infinity.options import read_request
+from video_infinity.plan import GLOBAL_RULES
 from video_infinity.timeline import PromptTimeline
 
 ANY = PromptTimeline.single("a")
@@ -30,6 +31,7 @@ BOUNDS: dict[str, tuple[Any, Any, Any, Any]] = {
     "seed": (-1, 0, 2**63 - 1, 2**63),
     "num_inference_steps": (0, 1, 1000, 1001),
     "guidance_scale": (-0.1, 0, 1000, 1000.1),
+    "guidance_scale_2": (-0.1, 0, 1000, 1000.1),
     "local_frames": (-1, 0, 10**9, 10**9 + 1),
     "global_frames": (-1, 0, 10**6, 10**6 + 1),
     "local_bias": (-10_001.0, -10_000, 10_000, 10_001),
@@ -77,6 +79,34 @@ def test_a_request_is_as_long_as_its_timeline_allows() -> None:
         Request.from_options(late, {"num_frames": 8})
 
 
+def test_a_request_of_the_models_length_is_held_to_it() -> None:
+    late = PromptTimeline.from_entries([{"start": 0, "prompt": "a"}, {"start": 8, "prompt": "b"}])
+    request = Request(late)
+    assert request.video.num_frames is None
+    assert resolve(request, ModelDefaults()).video.num_frames == 128
+    with pytest.raises(TimelineError, match="raise --num-frames"):
+        resolve(request, ModelDefaults(num_frames=8))
+
+
+def test_a_rule_is_one_of_those_there_are() -> None:
+    for rule in GLOBAL_RULES:
+        request = Request.from_options(ANY, {"global_rule": rule})
+        assert resolve(request, ModelDefaults()).scopes.global_rule == rule
+    assert resolve(Request(ANY), ModelDefaults()).scopes.global_rule == "even"
+    for other in ("random", 3, ["even"]):
+        with pytest.raises(ConfigError, match=r"--global-rule .* choose from even, rotating"):
+            Request.from_options(ANY, {"global_rule": other})
+
+
+@pytest.mark.parametrize("name", ["overwrite", "quiet", "log_json", "vae_tiling"])
+def test_a_switch_is_true_or_false(name: str) -> None:
+    for value in ("yes", 1):
+        with pytest.raises(ConfigError, match=f"{flag(name)} {value!r} is no switch"):
+            Request.from_options(ANY, {name: value})
+    assert Request.from_options(ANY, {name: True}).settings()[name] is True
+    assert Request(ANY).settings()[name] is False
+
+
 def test_settings_are_plain_data() -> None:
     request = Request.from_options(ANY, {"output": "v.mp4", "num_frames": 5})
     settings = json.loads(json.dumps(request.settings()))
@@ -109,6 +139,9 @@ def test_text_becomes_what_its_field_holds() -> None:
             "prompt": "a",
             "num_frames": "9",
             "guidance_scale": "7",
+            "guidance_scale_2": "5",
+            "global_rule": "rotating",
+            "vae_tiling": True,
             "fps": "1e1",
             "timeout": "30",
             "report": "7",
@@ -117,6 +150,8 @@ def test_text_becomes_what_its_field_holds() -> None:
         }
     )
     assert (request.video.num_frames, request.video.guidance_scale) == (9, 7.0)
+    assert (request.video.guidance_scale_2, request.video.vae_tiling) == (5.0, True)
+    assert request.scopes.global_rule == "rotating"
     assert (request.output.fps, request.run.timeout_s) == (10.0, 30.0)
     assert (request.output.report, request.video.negative_prompt) == (Path("7"), "7")
     assert request.run.nproc_per_node is None

@@ -57,6 +57,16 @@ def test_half_precision_keeps_its_moments_in_float32(drifting_video: torch.Tenso
     torch.testing.assert_close(moments[1].double(), expected[0], rtol=1e-4, atol=0)
 
 
+def test_double_precision_stays_double(drifting_video: torch.Tensor) -> None:
+    """Shares of 1, 7 and 3 frames in 11 are no float32 numbers."""
+    norm, x = nn.GroupNorm(3, 12).double(), drifting_video.double()
+    with torch.no_grad():
+        parts = torch.stack([clip_moments(part, 3) for part in x.split(LENGTHS, 2)])
+        counts = torch.tensor(LENGTHS, dtype=torch.float32)
+        ours = apply_group_norm(x, *merge_moments(counts, parts[:, 0], parts[:, 1]), norm)
+        torch.testing.assert_close(ours, norm(x), rtol=1e-12, atol=1e-12)
+
+
 def test_ranks_that_do_not_match_are_refused() -> None:
     with pytest.raises(PlanError, match="2, 3 and 3 ranks"):
         merge_moments(torch.ones(2), torch.ones(3, 1, 1), torch.ones(3, 1, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import diffusers
@@ -10,7 +11,15 @@ import torch
 
 from video_infinity.errors import ModelError
 from video_infinity.noise import frame_generator, initial_noise
-from video_infinity.sampling import check_splittable, guide, scheduler_step
+from video_infinity.sampling import (
+    GuidanceSchedule,
+    check_splittable,
+    guide,
+    initial_sigma,
+    scale_input,
+    scheduler_step,
+    start,
+)
 
 SHAPE = (4, 3, 5)
 
@@ -44,6 +53,21 @@ def test_guidance() -> None:
     assert torch.equal(guide(batch[1:], 4.0), batch[1:])
 
 
+def test_guidance_changes_where_the_second_expert_takes_over() -> None:
+    schedule = GuidanceSchedule(4.0, 3.0, boundary=875.0)
+    assert [schedule.at(level) for level in (999.0, 875.0, 874.9, 0.0)] == [4.0, 4.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize("options", [{}, {"low_noise_scale": 3.0}, {"boundary": 875.0}])
+def test_guidance_without_a_second_scale_or_expert_stays(options: dict[str, float]) -> None:
+    schedule = GuidanceSchedule(4.0, **options)
+    assert [schedule.at(level) for level in (999.0, 0.0)] == [4.0, 4.0]
+
+
+def test_a_second_scale_of_zero_is_a_scale() -> None:
+    assert GuidanceSchedule(4.0, 0.0, boundary=500.0).at(100.0) == 0.0
+
+
 SPLITTABLE: dict[str, dict[str, Any]] = {
     "DDIMScheduler": {},
     "DDPMScheduler": {},
@@ -52,6 +76,7 @@ SPLITTABLE: dict[str, dict[str, Any]] = {
     "DEISMultistepScheduler": {},
     "EulerDiscreteScheduler": {},
     "EulerAncestralDiscreteScheduler": {},
+    "FlowMatchEulerDiscreteScheduler": {"shift": 3.0},
     "HeunDiscreteScheduler": {},
     "KDPM2AncestralDiscreteScheduler": {},
     "LCMScheduler": {},
@@ -63,6 +88,15 @@ SPLITTABLE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", SPLITTABLE)
 def test_common_schedulers_can_be_split(name: str) -> None:
     check_splittable(getattr(diffusers, name)(**SPLITTABLE[name]), 5)
+
+
+def test_multistep_flow_matching_can_be_split() -> None:
+    options = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    check_splittable(diffusers.UniPCMultistepScheduler(**options), 5)
+
+
+def test_flow_matching_that_draws_is_told_what_to_draw() -> None:
+    check_splittable(diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), 5)
 
 
 def test_thresholding_is_per_frame_and_so_can_be_split() -> None:
@@ -110,3 +144,64 @@ def test_stochastic_steps_are_the_same_in_parts() -> None:
     parts = torch.cat((walk(range(1)), walk(range(1, 6))), 2)
     torch.testing.assert_close(parts, whole)
     assert not torch.allclose(walk(range(1, 7)), whole)
+
+
+def test_flow_matching_goes_from_unit_noise_to_the_data() -> None:
+    """With the true velocity, which is noise less data, any number of steps ends at the data."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    start(scheduler, 4, "cpu")
+    noise, data = (initial_noise(seed, range(3), SHAPE) for seed in (0, 1))
+    z = noise * initial_sigma(scheduler)
+    assert torch.equal(z, noise)
+    for step, timestep in enumerate(scheduler.timesteps):
+        assert scale_input(scheduler, z, timestep) is z
+        z = scheduler_step(scheduler, noise - data, timestep, z, seed=0, frames=range(3), step=step)
+    torch.testing.assert_close(z, data, rtol=0, atol=1e-5)
+
+
+def test_other_schedulers_scale_as_they_say() -> None:
+    scheduler = diffusers.EulerDiscreteScheduler()
+    start(scheduler, 4, "cpu")
+    z, timestep = initial_noise(0, range(3), SHAPE), scheduler.timesteps[0]
+    assert initial_sigma(scheduler) == pytest.approx(float(scheduler.init_noise_sigma)) != 1.0
+    scaled = scale_input(scheduler, z, timestep)
+    torch.testing.assert_close(scaled, z / (scheduler.sigmas[0] ** 2 + 1) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    "name", ["FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"]
+)
+def test_start_sets_the_timesteps_and_the_first_of_them(name: str) -> None:
+    scheduler = getattr(diffusers, name)()
+    start(scheduler, 4, "cpu")
+    assert len(scheduler.timesteps) == 4
+    assert list(scheduler.timesteps) == sorted(scheduler.timesteps, reverse=True)
+    assert getattr(scheduler, "begin_index", 0) == 0
+
+
+def test_a_first_timestep_that_comes_twice_is_stepped_from_the_first() -> None:
+    """Left to look it up by value, a scheduler takes the second, as if it began midway."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    start(scheduler, 4, "cpu")
+    scheduler.timesteps[1] = scheduler.timesteps[0]
+    looks_it_up = copy.deepcopy(scheduler)
+    looks_it_up._begin_index = None
+    z, first = initial_noise(0, range(2), SHAPE), scheduler.timesteps[0]
+    stepped, midway = (
+        scheduler_step(chosen, z, first, z, seed=0, frames=range(2), step=0)
+        for chosen in (scheduler, looks_it_up)
+    )
+    sigmas = scheduler.sigmas
+    torch.testing.assert_close(stepped, z * (1 + sigmas[1] - sigmas[0]))
+    assert not torch.allclose(midway, stepped)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_latents_keep_their_type_whatever_the_models(dtype: torch.dtype) -> None:
+    scheduler = diffusers.DDIMScheduler()
+    start(scheduler, 4, "cpu")
+    z = initial_noise(0, range(2), SHAPE).to(dtype)
+    stepped = scheduler_step(
+        scheduler, z.bfloat16(), scheduler.timesteps[0], z, seed=0, frames=range(2), step=0
+    )
+    assert stepped.dtype == dtype

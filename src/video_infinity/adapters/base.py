@@ -9,15 +9,19 @@ D text channels
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
 from video_infinity.config import ModelDefaults
+from video_infinity.context.chunks import ChunkStream
 from video_infinity.context.install import Sites
+from video_infinity.context.text import FrameText
 from video_infinity.errors import PlanError
+from video_infinity.plan import Clip
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class ModelFacts:
     size_multiple      height and width in pixels must be multiples of this
     latent_channels    C of a latent frame
     frames_per_latent  pixel frames of every latent frame; above 1 the first stands for one alone
+    decode_frames      latent frames that a rank decodes at a time
+    expert_boundary    training timestep below which a second expert denoises; None for one alone
     fixed_size         whether the default height and width are the only ones
     vocabulary         the words that the model knows, lower case; empty if open
     """
@@ -39,6 +45,8 @@ class ModelFacts:
     latent_channels: int
     defaults: ModelDefaults
     frames_per_latent: int = 1
+    decode_frames: int = 8
+    expert_boundary: float | None = None
     fixed_size: bool = False
     vocabulary: tuple[str, ...] = field(default=(), repr=False)
 
@@ -61,9 +69,22 @@ class ModelFacts:
             )
         return rounds + 1
 
+    @property
+    def first_frame_differs(self) -> bool:
+        """Whether latent frame 0 stands for something else than the others."""
+        return self.frames_per_latent > 1
+
     def first_pixel_frame(self, latent_frame: int) -> int:
         """The first pixel frame that a latent frame stands for; its prompt is the one there."""
         return (latent_frame - 1) * self.frames_per_latent + 1 if latent_frame else 0
+
+    def pixel_frames(self, span: Clip) -> range:
+        """The pixel frames that a span of latent frames stands for."""
+        return range(self.first_pixel_frame(span.start), self.first_pixel_frame(span.stop))
+
+
+Decode = Callable[[torch.Tensor], torch.Tensor]
+"""Latents [C, F, H, W] of one chunk to its pictures, uint8 [P, H, W, 3] on the CPU."""
 
 
 class Adapter(Protocol):
@@ -87,12 +108,15 @@ class Adapter(Protocol):
         """Whether the text encoder sees less than the whole prompt."""
 
     def encode(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Text states [len(prompts), S, D]."""
+        """Text states [len(prompts), S, D]. On rank 0 alone, which alone has the text encoder."""
 
     def denoise(
-        self, z_BCFHW: torch.Tensor, timestep: torch.Tensor, text_BSD: torch.Tensor
+        self, z_BCFHW: torch.Tensor, timestep: torch.Tensor, text: FrameText
     ) -> torch.Tensor:
         """The model's prediction for one clip, shaped as z_BCFHW, in its dtype."""
 
-    def decode(self, z_CFHW: torch.Tensor, slice_frames: int) -> Iterator[torch.Tensor]:
-        """Pictures of one clip in order, by slices of latent frames: uint8 [P, H, W, 3], CPU."""
+    def decoding(self, stream: ChunkStream, *, tiled: bool) -> AbstractContextManager[Decode]:
+        """Inside the `with`, what decodes the chunks of `stream`, each after its `begin`.
+
+        tiled  go over a picture in overlapping tiles: less memory, and not quite the same picture
+        """

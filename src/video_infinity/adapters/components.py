@@ -64,6 +64,27 @@ def load_part(part: Any, directory: Path, dtype: torch.dtype) -> Any:
     return loaded
 
 
+def load_tokenizer(directory: Path) -> Any:
+    """A tokenizer from a directory, whatever its class.
+
+    Raises ModelError if it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with silenced():
+            return AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{directory} holds no tokenizer that loads ({reason})") from error
+
+
+def as_levels(picture_FCHW: torch.Tensor) -> torch.Tensor:
+    """A decoder's pictures in [-1, 1] as uint8 [F, H, W, 3] on the CPU."""
+    level = (picture_FCHW.float() / 2 + 0.5).clamp(0, 1) * 255
+    return level.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
+
+
 def load_scheduler(directory: Path, changes: dict[str, Any]) -> Any:
     """A diffusers scheduler from its config, with a preset's changes on top.
 

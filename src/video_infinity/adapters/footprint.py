@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from video_infinity.comm import SingleCommunicator
 from video_infinity.context.install import Sites, installed
 from video_infinity.context.layers import ClipContext
+from video_infinity.context.text import FrameText
 from video_infinity.plan import Plan, Scopes, split_timeline
 
 TRACED_FRAMES = 24
@@ -30,7 +31,8 @@ class Footprint:
     conv_values        inputs of all temporal convolutions
     moment_values      mean and variance of all timeline norms, per rank (not per frame)
     workspace_values   tensors alive at once at the widest point of one pass
-    num_weights        of all parts of the model
+    num_weights        of the parts that every rank holds
+    num_text_weights   of the text encoder, on rank 0
     """
 
     attention_values: int
@@ -38,6 +40,7 @@ class Footprint:
     moment_values: int
     workspace_values: int
     num_weights: int
+    num_text_weights: int
 
 
 class _Shapes:
@@ -48,7 +51,8 @@ class _Shapes:
 
     def at_attention(self, module: Any, arguments: Any, options: Any) -> None:
         hidden = arguments[0] if arguments else options["hidden_states"]
-        self.attention += 2 * hidden.shape[0] * module.to_k.out_features
+        tokens = hidden.shape[0] * hidden.shape[1]  # of one frame, in either layout
+        self.attention += 2 * tokens * module.to_k.out_features
 
     def at_conv(self, module: Any, arguments: Any) -> None:
         self.conv += arguments[0].numel()
@@ -86,7 +90,11 @@ class _PeakOfLive(TorchDispatchMode):
 
 
 def trace(
-    sites: Sites, run: Callable[[int], Any], text_SD: torch.Tensor, num_weights: int
+    sites: Sites,
+    run: Callable[[int], Any],
+    text_SD: torch.Tensor,
+    num_weights: int,
+    num_text_weights: int,
 ) -> Footprint:
     """The footprint of a denoiser.
 
@@ -96,7 +104,7 @@ def trace(
     """
     seen = _Shapes()
     with ExitStack() as stack, torch.no_grad():
-        for attention in sites.attention:
+        for attention in (*sites.attention, *sites.frame_attention):
             assert isinstance(attention, nn.Module)
             hook = attention.register_forward_pre_hook(seen.at_attention, with_kwargs=True)
             stack.callback(hook.remove)
@@ -111,13 +119,14 @@ def trace(
         moment_values=seen.moments,
         workspace_values=_workspace_values(sites, run, text_SD),
         num_weights=num_weights,
+        num_text_weights=num_text_weights,
     )
 
 
 def _workspace_values(sites: Sites, run: Callable[[int], Any], text_SD: torch.Tensor) -> int:
     plan = Plan(split_timeline(TRACED_FRAMES, 1), Scopes(TRACED_FRAMES, 0))
-    text_NSD = text_SD.expand(TRACED_FRAMES, -1, -1)
-    context = ClipContext(SingleCommunicator(), plan, text_NSD=text_NSD)
+    text = FrameText(text_SD[None], ((0,) * TRACED_FRAMES,))
+    context = ClipContext(SingleCommunicator(), plan, text)
     with torch.no_grad(), installed(sites, context), _PeakOfLive() as peak:
         run(TRACED_FRAMES)
     return int(peak.peak_bytes) // torch.float32.itemsize // TRACED_FRAMES

@@ -5,7 +5,7 @@ A family is found by the denoiser's own class as its config declares it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -37,10 +37,16 @@ FAMILIES = MappingProxyType(
     {
         "UNet3DConditionModel": Family(
             "video_infinity.adapters.unet3d_facts", "video_infinity.adapters.unet3d"
-        )
+        ),
+        "WanTransformer3DModel": Family(
+            "video_infinity.adapters.wan_facts", "video_infinity.adapters.wan"
+        ),
     }
 )
 """Denoiser class in config.json -> what knows it."""
+
+DENOISERS = ("unet", "transformer")
+"""Names that a pipeline's denoiser goes by."""
 
 
 @dataclass(frozen=True)
@@ -102,15 +108,16 @@ def inspect_model(spec: ModelSpec) -> ModelFacts:
     return _facts(files, spec)
 
 
-def load_model(spec: ModelSpec) -> Adapter:
+def load_model(spec: ModelSpec, *, reads_text: bool = True) -> Adapter:
     """Load a model onto `spec.device` (never "auto") in `spec.dtype`, ready to run.
 
+    reads_text  whether to load the text encoder, which rank 0 alone needs
     Raises ModelError as `inspect_model` does, and if the weights do not fit the configs.
     """
     files = _find(spec)
     facts = _facts(files, spec)
     driver = import_module(_family(files).driver)
-    return driver.load(files, spec, facts)  # type: ignore[no-any-return]
+    return driver.load(files, spec, facts, reads_text=reads_text)  # type: ignore[no-any-return]
 
 
 def trace_model(spec: ModelSpec, facts: ModelFacts, height: int, width: int) -> Footprint:
@@ -125,7 +132,8 @@ def adapter_of(pipe: Any) -> Adapter:
 
     Raises ModelError if its denoiser is of no family that the engine drives.
     """
-    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    parts = [getattr(pipe, name, None) for name in DENOISERS]
+    denoiser = next((part for part in parts if part is not None), None)
     for driver in (import_module(family.driver) for family in FAMILIES.values()):
         if driver.drives(denoiser):
             return driver.wrap(pipe)  # type: ignore[no-any-return]
@@ -137,12 +145,13 @@ def adapter_of(pipe: Any) -> Adapter:
 def _find(spec: ModelSpec) -> ModelFiles:
     preset = PRESETS.get(spec.model) or Preset(spec.model, "")
     base = locate(preset.base, spec.revision, "--model")
-    read_json(base / "model_index.json")
-    denoiser = base / "unet"
+    index = read_json(base / "model_index.json")
+    denoiser = base / next((name for name in DENOISERS if name in index), DENOISERS[0])
     other = spec.unet or preset.denoiser
     if other is not None:
         root = locate(other, None, "--unet")
-        denoiser = root / "unet" if (root / "unet").is_dir() else root
+        inside = [root / name for name in DENOISERS if (root / name).is_dir()]
+        denoiser = inside[0] if inside else root
     lora = locate(spec.lora, None, "--lora") if spec.lora else None
     return ModelFiles(spec.model, base, denoiser, lora, preset)
 
@@ -165,8 +174,3 @@ def _family(files: ModelFiles) -> Family:
 
 def _known() -> str:
     return ", ".join(FAMILIES)
-
-
-def with_preset_defaults(facts: ModelFacts, preset: Preset) -> ModelFacts:
-    """A family's facts with the preset's own defaults on top."""
-    return replace(facts, defaults=replace(facts.defaults, **preset.defaults))

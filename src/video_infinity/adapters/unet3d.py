@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,15 +23,22 @@ from safetensors import safe_open
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from video_infinity.adapters.base import ModelFacts
-from video_infinity.adapters.components import load_part, load_scheduler, silenced
+from video_infinity.adapters.base import Decode, ModelFacts
+from video_infinity.adapters.components import (
+    as_levels,
+    load_part,
+    load_scheduler,
+    load_tokenizer,
+)
 from video_infinity.adapters.files import count_weights, read_json, weight_files
 from video_infinity.adapters.footprint import Footprint, trace
 from video_infinity.adapters.lora import merge_lora
 from video_infinity.adapters.registry import ModelFiles
 from video_infinity.adapters.unet3d_facts import FPS_PREFIX, facts_of, has_fps
 from video_infinity.config import ModelSpec
+from video_infinity.context.chunks import ChunkStream
 from video_infinity.context.install import ModuleSite, Sites
+from video_infinity.context.text import FrameText
 from video_infinity.errors import ModelError
 
 DEFAULT_FPS_CONDITION = 24
@@ -60,7 +68,10 @@ class TimeEmbeddingWithFps(nn.Module):
 
 
 class UNet3DAdapter:
-    """A loaded model of this family; see `adapters.base.Adapter` for the contract."""
+    """A loaded model of this family; see `adapters.base.Adapter` for the contract.
+
+    text_encoder, tokenizer  None on a rank that reads no text
+    """
 
     def __init__(
         self,
@@ -76,7 +87,8 @@ class UNet3DAdapter:
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
         self._scheduler = scheduler
         for module in (unet, vae, text_encoder):
-            module.eval()
+            if module is not None:
+                module.eval()
 
     @property
     def device(self) -> torch.device:
@@ -114,20 +126,26 @@ class UNet3DAdapter:
         return bool(len(ids) > self.tokenizer.model_max_length)
 
     def denoise(
-        self, z_BCFHW: torch.Tensor, timestep: torch.Tensor, text_BSD: torch.Tensor
+        self, z_BCFHW: torch.Tensor, timestep: torch.Tensor, text: FrameText
     ) -> torch.Tensor:
-        predicted = self.unet(
-            z_BCFHW.to(self.dtype), timestep, text_BSD.to(self.dtype), return_dict=False
-        )
+        states_BSD = text.first_frames_BSD.to(self.dtype)  # the sites read every frame's own
+        predicted = self.unet(z_BCFHW.to(self.dtype), timestep, states_BSD, return_dict=False)
         return cast(torch.Tensor, predicted[0])
 
+    @contextmanager
+    def decoding(self, stream: ChunkStream, *, tiled: bool) -> Iterator[Decode]:
+        was_tiled = self.vae.use_tiling
+        self.vae.use_tiling = was_tiled or tiled
+        try:
+            yield self._decode
+        finally:
+            self.vae.use_tiling = was_tiled
+
     @torch.inference_mode()
-    def decode(self, z_CFHW: torch.Tensor, slice_frames: int) -> Iterator[torch.Tensor]:
-        for z_slice in z_CFHW.transpose(0, 1).split(slice_frames):
-            scaled = z_slice.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
-            picture_FCHW = self.vae.decode(scaled).sample.float()
-            level = (picture_FCHW / 2 + 0.5).clamp(0, 1) * 255
-            yield level.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
+    def _decode(self, z_CFHW: torch.Tensor) -> torch.Tensor:
+        scaled = z_CFHW.transpose(0, 1).to(self.device, self.vae.dtype)
+        picture_FCHW = self.vae.decode(scaled / self.vae.config.scaling_factor).sample
+        return as_levels(picture_FCHW)
 
 
 def sites_of(unet: nn.Module) -> Sites:
@@ -141,14 +159,15 @@ def sites_of(unet: nn.Module) -> Sites:
             attention += [a for b in module.transformer_blocks for a in (b.attn1, b.attn2)]
         elif isinstance(module, Transformer2DModel):
             text += [block.attn2 for block in module.transformer_blocks]
-    return Sites(tuple(attention), tuple(convs), tuple(norms), tuple(text))
+    return Sites(
+        attention=tuple(attention), convs=tuple(convs), norms=tuple(norms), text=tuple(text)
+    )
 
 
 def footprint(files: ModelFiles, facts: ModelFacts, height: int, width: int) -> Footprint:
     """What one frame costs, from the config alone; see `registry.trace_model`."""
     config = read_json(files.denoiser / "config.json")
     channels, *size = facts.latent_shape_CHW(height, width)
-    parts = (files.denoiser, files.base / "vae", files.base / "text_encoder")
     with FakeTensorMode():
         unet = UNet3DConditionModel.from_config(config).eval()
         text_SD = torch.empty(TRACED_TOKENS, config["cross_attention_dim"])
@@ -158,27 +177,32 @@ def footprint(files: ModelFiles, facts: ModelFacts, height: int, width: int) -> 
                 torch.empty(1, channels, frames, *size), torch.tensor(0), text_SD[None]
             ),
             text_SD,
-            num_weights=sum(count_weights(part) for part in parts),
+            num_weights=count_weights(files.denoiser) + count_weights(files.base / "vae"),
+            num_text_weights=count_weights(files.base / "text_encoder"),
         )
 
 
-def load(files: ModelFiles, spec: ModelSpec, facts: ModelFacts) -> UNet3DAdapter:
+def load(
+    files: ModelFiles, spec: ModelSpec, facts: ModelFacts, *, reads_text: bool
+) -> UNet3DAdapter:
     """Read the weights and move them; see `registry.load_model`."""
-    from transformers import AutoTokenizer, CLIPTextModel
-
     dtype = getattr(torch, spec.dtype)
     unet = load_part(UNet3DConditionModel, files.denoiser, dtype)
     vae = load_part(AutoencoderKL, files.base / "vae", dtype)
-    text_encoder = load_part(CLIPTextModel, files.base / "text_encoder", dtype)
-    with silenced():
-        tokenizer = AutoTokenizer.from_pretrained(files.base / "tokenizer")
+    text_encoder = tokenizer = None
+    if reads_text:
+        from transformers import CLIPTextModel
+
+        text_encoder = load_part(CLIPTextModel, files.base / "text_encoder", dtype)
+        tokenizer = load_tokenizer(files.base / "tokenizer")
     if files.lora is not None:
         merge_lora(unet, files.lora)
     if has_fps(files.denoiser):
         _add_fps(unet, files.denoiser, spec.fps_condition or DEFAULT_FPS_CONDITION, dtype)
     scheduler = load_scheduler(files.base / "scheduler", files.preset.scheduler)
     for module in (unet, vae, text_encoder):
-        module.to(torch.device(spec.device))
+        if module is not None:
+            module.to(torch.device(spec.device))
     return UNet3DAdapter(facts, unet, vae, text_encoder, tokenizer, scheduler)
 
 

@@ -60,6 +60,20 @@ class Communicator(ABC):
     @abstractmethod
     def _gather(self, local: torch.Tensor) -> tuple[torch.Tensor, Pending]: ...
 
+    def broadcast(self, tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+        """Rank 0's tensor on every rank; the others give None. Its type and shape go before it."""
+        header = [str(tensor.dtype), *tensor.shape] if tensor is not None else None
+        kind, *shape = self.gather_json(header)[0]
+        if self.rank == 0:
+            assert tensor is not None
+            sent = tensor.to(device).contiguous()
+            self.post([Message(peer, sent) for peer in range(1, self.size)], []).wait()
+            return sent
+        dtype = getattr(torch, kind.removeprefix("torch."))
+        received = torch.empty(shape, dtype=dtype, device=device)
+        self.post([], [Message(0, received)]).wait()
+        return received
+
     @abstractmethod
     def barrier(self) -> None:
         """Return when all ranks have come here."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from video_infinity.comm import Communicator, Message, Pending
-from video_infinity.plan import Clip, Transfer
+from video_infinity.plan import Clip, Plan, Transfer
 
 
 @dataclass(frozen=True)
@@ -102,3 +102,20 @@ def widen(own: torch.Tensor, nth: int, around: Neighbourhood, dim: int) -> torch
     if around.right is not None:
         parts.append(around.right[nth])
     return own if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def fetch(
+    comm: Communicator, plan: Plan, spans: Sequence[Clip | None], own: torch.Tensor, dim: int
+) -> torch.Tensor | None:
+    """The frames of this rank's span, from whichever ranks hold them. All ranks call alike.
+
+    own  this rank's clip, with frames along `dim`
+    Returns None if the span is None.
+    """
+    clip, span = plan.clips[comm.rank], spans[comm.rank]
+    around = FrameExchange(comm, clip, plan.transfers(spans), (own,), dim).wait()
+    if span is None:
+        return None
+    first, stop = max(span.start, clip.start), min(span.stop, clip.stop)
+    kept = own.narrow(dim, max(0, first - clip.start) if first < stop else 0, max(0, stop - first))
+    return widen(kept, 0, around, dim)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from video_infinity.context.frame_layers import DualScopeFrameProcessor, FrameAttentionOps
 from video_infinity.context.layers import (
     ClipContext,
     DualScopeProcessor,
@@ -46,16 +47,24 @@ class ModuleSite:
 class Sites:
     """Where a model looks over time, and where it reads its text.
 
-    attention   temporal self-attention on [S, F, C]
-    convs       nn.Sequential(GroupNorm, ..., convolution over time) on [N, C, F, H, W]
-    norms       GroupNorm on [N, C, F, H, W]
-    text        cross-attention whose queries are (batch, frame)-major
+    attention        temporal self-attention on [S, F, C], one sequence per pixel
+    convs            nn.Sequential(GroupNorm, ..., convolution over time) on [N, C, F, H, W]
+    norms            GroupNorm on [N, C, F, H, W]
+    text             cross-attention to what the text encoder says
+    frame_attention  self-attention over the tokens of all frames, [B, F * P, C]
+    frame_ops        what the family does around that
+    embedded_text    cross-attention to text rows that the model embeds and hands on
+    swaps            modules in whose place others stand, such as a rotary embedding of the timeline
     """
 
-    attention: tuple[AttentionModule, ...]
-    convs: tuple[ModuleSite, ...]
-    norms: tuple[ModuleSite, ...]
-    text: tuple[AttentionModule, ...]
+    attention: tuple[AttentionModule, ...] = ()
+    convs: tuple[ModuleSite, ...] = ()
+    norms: tuple[ModuleSite, ...] = ()
+    text: tuple[AttentionModule, ...] = ()
+    frame_attention: tuple[AttentionModule, ...] = ()
+    frame_ops: FrameAttentionOps | None = None
+    embedded_text: tuple[AttentionModule, ...] = ()
+    swaps: tuple[tuple[ModuleSite, nn.Module], ...] = ()
 
 
 @contextmanager
@@ -64,13 +73,22 @@ def installed(sites: Sites, context: ClipContext) -> Iterator[ClipContext]:
     with ExitStack() as stack:
         for attention in sites.attention:
             stack.enter_context(_processor(attention, DualScopeProcessor(context)))
-        for attention in sites.text:
+        for attention in sites.frame_attention:
+            assert sites.frame_ops is not None, "frame attention needs its family's operations"
             inner = attention.processor
-            stack.enter_context(_processor(attention, FrameTextProcessor(inner, context)))
+            frame_processor = DualScopeFrameProcessor(inner, sites.frame_ops, context)
+            stack.enter_context(_processor(attention, frame_processor))
+        for group, reads_states in ((sites.text, False), (sites.embedded_text, True)):
+            for attention in group:
+                inner = attention.processor
+                text_processor = FrameTextProcessor(inner, context, reads_states=reads_states)
+                stack.enter_context(_processor(attention, text_processor))
         for site in sites.convs:
-            stack.enter_context(_swapped(site, TimelineConvBlock(site.module, context)))
+            stack.enter_context(swapped(site, TimelineConvBlock(site.module, context)))
         for site in sites.norms:
-            stack.enter_context(_swapped(site, TimelineGroupNorm(site.module, context)))
+            stack.enter_context(swapped(site, TimelineGroupNorm(site.module, context)))
+        for site, module in sites.swaps:
+            stack.enter_context(swapped(site, module))
         yield context
 
 
@@ -85,7 +103,8 @@ def _processor(attention: AttentionModule, processor: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _swapped(site: ModuleSite, module: nn.Module) -> Iterator[None]:
+def swapped(site: ModuleSite, module: nn.Module) -> Iterator[None]:
+    """`module` in the site's place inside the `with`."""
     before = site.module
     setattr(site.parent, site.attribute, module)
     try:

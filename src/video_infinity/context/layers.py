@@ -8,7 +8,7 @@ Legend: N batch, C channels, F frames, H height, W width, S sequence (batch x pi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from video_infinity.comm import Communicator
+from video_infinity.comm import Communicator, Pending
 from video_infinity.context.attention import (
     Block,
     ScopeBias,
@@ -24,7 +24,9 @@ from video_infinity.context.attention import (
     query_blocks,
 )
 from video_infinity.context.exchange import FrameExchange, widen
+from video_infinity.context.frames import FrameLayout, Rotary, lay_out_frames
 from video_infinity.context.moments import apply_group_norm, clip_moments, merge_moments
+from video_infinity.context.text import FrameText
 from video_infinity.plan import Clip, Plan
 
 FRAME_DIM = 2
@@ -49,50 +51,91 @@ class BiasSchedule:
         return ScopeBias(local=self.local)
 
 
+@dataclass(frozen=True)
+class SharedMoments:
+    """Moments of all ranks under way. rows: [ranks, 2, N, G], complete after `wait`."""
+
+    count_R: torch.Tensor
+    rows: torch.Tensor
+    pending: Pending
+
+    def wait(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance [N, G] over the whole timeline."""
+        self.pending.wait()
+        return merge_moments(self.count_R, self.rows[:, 0], self.rows[:, 1])
+
+
 @dataclass
 class ClipContext:
     """What the temporal layers of one rank share: wire, plan, bias, and text per frame.
 
-    text_NSD  text states of every (batch, frame), batch-major, for the spatial cross-attention
+    plan  of the step at hand
     """
 
     comm: Communicator
     plan: Plan
+    text: FrameText
     schedule: BiasSchedule = field(default_factory=BiasSchedule)
-    text_NSD: torch.Tensor | None = None
     bias: ScopeBias = field(default_factory=ScopeBias, init=False)
-    _blocks: dict[Any, tuple[Block, ...]] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def clip(self) -> Clip:
         return self.plan.clips[self.comm.rank]
 
     @property
-    def frames_per_rank(self) -> torch.Tensor:
-        return torch.tensor([len(clip) for clip in self.plan.clips], dtype=torch.float32)
+    def frames_at_hand(self) -> tuple[int, ...]:
+        """The frames whose keys one attention layer has: those received and one's own, rising."""
+        transfers = self.plan.attention_transfers()
+        received = {f for t in transfers if t.target == self.comm.rank for f in t.frames}
+        return tuple(sorted(received.union(self.clip.frames)))
 
-    def blocks(self, key_frames: tuple[int, ...], like: torch.Tensor) -> tuple[Block, ...]:
-        """The attention's blocks at this noise level, made once for all layers."""
-        key = (key_frames, self.bias, like.dtype)
-        if key not in self._blocks:
-            self._blocks[key] = query_blocks(
+    def blocks(self, like: torch.Tensor) -> tuple[Block, ...]:
+        """The blocks of an attention over time alone, made once for all layers of a step."""
+        return self._once(  # type: ignore[no-any-return]
+            ("blocks", self.bias, like.dtype),
+            lambda: query_blocks(
                 self.clip.frames,
-                key_frames,
+                self.frames_at_hand,
                 self.plan.local_frames,
                 self.plan.global_context,
                 self.bias,
                 like=like,
-            )
-        return self._blocks[key]
+            ),
+        )
+
+    def frame_layout(self, rotary: Rotary, tokens: int, device: torch.device) -> FrameLayout:
+        """The blocks of an attention over frames of tokens, made once for all layers of a step."""
+        return self._once(  # type: ignore[no-any-return]
+            ("frame layout", tokens, device),
+            lambda: lay_out_frames(
+                self.plan, self.clip, self.frames_at_hand, rotary, tokens, device
+            ),
+        )
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     @contextmanager
-    def at(self, noise_level: float) -> Iterator[None]:
-        """Hold the bias of one noise level (training timestep) for one pass of the model."""
+    def at(self, noise_level: float, step: int = 0) -> Iterator[None]:
+        """For one pass, hold the bias of a noise level (training timestep) and a step's plan."""
         before, self.bias = self.bias, self.schedule.at(noise_level)
+        plan = self.plan.at_step(step)
+        if plan != self.plan:
+            self.plan = plan
+            self._made.clear()
         try:
             yield
         finally:
             self.bias = before
+
+    def moments(self, x_NCFHW: torch.Tensor, num_groups: int) -> SharedMoments:
+        """Start sharing the group-norm moments of a layer's input."""
+        own = clip_moments(x_NCFHW, num_groups)
+        counts = torch.tensor([len(clip) for clip in self.plan.clips], device=own.device)
+        return SharedMoments(counts, *self.comm.gather(own))
 
     def exchange(
         self, own: tuple[torch.Tensor, ...], dim: int, halo_frames: int | None = None
@@ -114,10 +157,7 @@ class TimelineGroupNorm(nn.Module):
         self.norm, self._context = norm, context
 
     def forward(self, x_NCFHW: torch.Tensor) -> torch.Tensor:
-        context = self._context
-        rows, pending = context.comm.gather(clip_moments(x_NCFHW, self.norm.num_groups))
-        pending.wait()
-        moments = merge_moments(context.frames_per_rank.to(rows.device), rows[:, 0], rows[:, 1])
+        moments = self._context.moments(x_NCFHW, self.norm.num_groups).wait()
         return apply_group_norm(x_NCFHW, *moments, self.norm)
 
 
@@ -141,10 +181,8 @@ class TimelineConvBlock(nn.Module):
         assert isinstance(norm, nn.GroupNorm) and geometry.stride[0] == 1
         halo_frames = (geometry.kernel_size[0] - 1) // 2 * geometry.dilation[0]
         halo = context.exchange((x_NCFHW,), FRAME_DIM, halo_frames)
-        rows, pending = context.comm.gather(clip_moments(x_NCFHW, norm.num_groups))
-        pending.wait()
+        moments = context.moments(x_NCFHW, norm.num_groups).wait()
         around = halo.wait()
-        moments = merge_moments(context.frames_per_rank.to(rows.device), rows[:, 0], rows[:, 1])
         wide = apply_group_norm(widen(x_NCFHW, 0, around, FRAME_DIM), *moments, norm)
         for module in (*between, conv):
             wide = module(wide)
@@ -171,9 +209,7 @@ class DualScopeProcessor:
         exchange = context.exchange((key, value), dim=1)
         query = attn.to_q(hidden_states)
         around = exchange.wait()
-        blocks = context.blocks(
-            (*around.left_frames, *context.clip.frames, *around.right_frames), like=query
-        )
+        blocks = context.blocks(like=query)
         q, k, v = (
             x.unflatten(-1, (attn.heads, -1))
             for x in (query, widen(key, 0, around, 1), widen(value, 1, around, 1))
@@ -183,10 +219,19 @@ class DualScopeProcessor:
 
 
 class FrameTextProcessor:
-    """Cross-attention with a text of its own for every frame; the rest is the model's own."""
+    """Cross-attention in which every frame reads a text of its own; the rest is the model's own.
 
-    def __init__(self, inner: Any, context: ClipContext) -> None:
-        self._inner, self._context = inner, context
+    Queries are (batch, frame)-major, in whichever way the model folds them; frames of equal text
+    go in one call, so that keys and values of a text are made once for all of them.
+
+    reads_states  whether the model hands on embedded text, row by row; else it is the encoder's
+    """
+
+    _attention_backend: Any = None  # diffusers' `set_attention_backend` looks for it
+    _parallel_config: Any = None
+
+    def __init__(self, inner: Any, context: ClipContext, *, reads_states: bool) -> None:
+        self._inner, self._context, self._reads_states = inner, context, reads_states
 
     def __call__(
         self,
@@ -194,8 +239,23 @@ class FrameTextProcessor:
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        **kwargs: Any,
+        *positional: Any,
+        **named: Any,
     ) -> torch.Tensor:
-        return self._inner(  # type: ignore[no-any-return]
-            attn, hidden_states, self._context.text_NSD, attention_mask, **kwargs
-        )
+        text = self._context.text
+        rows_RSD = encoder_hidden_states if self._reads_states else text.rows_RSD
+        assert rows_RSD is not None and len(rows_RSD) == len(text.rows_RSD)
+        frames = sum(map(len, text.row_BF))
+        hidden_KPC = hidden_states.reshape(frames, -1, hidden_states.shape[-1])
+        parts = [
+            self._inner(
+                attn,
+                hidden_KPC[start:stop].flatten(0, 1)[None],
+                rows_RSD[row : row + 1],
+                attention_mask,
+                *positional,
+                **named,
+            )[0]
+            for row, start, stop in text.runs
+        ]
+        return torch.cat(parts).view(*hidden_states.shape[:-1], -1)

@@ -13,9 +13,10 @@ from video_infinity.errors import PlanError
 def clip_moments(x_NCFHW: torch.Tensor, num_groups: int) -> torch.Tensor:
     """Mean and biased variance of every group over one clip.
 
-    Returns float32 [2, N, G].
+    Returns [2, N, G] in float32, or in the type of x if that is wider.
     """
-    grouped = x_NCFHW.float().unflatten(1, (num_groups, -1))
+    wide = torch.promote_types(x_NCFHW.dtype, torch.float32)
+    grouped = x_NCFHW.to(wide).unflatten(1, (num_groups, -1))
     variance_NG, mean_NG = torch.var_mean(grouped, dim=(2, 3, 4, 5), correction=0)
     return torch.stack((mean_NG, variance_NG))
 
@@ -26,7 +27,7 @@ def merge_moments(
     """Combine per-rank group-norm moments into those of the whole timeline.
 
     count_R             weights: elements (or frames, where all frames are alike in size)
-    mean_RNG, var_RNG   float32 mean and biased variance of each rank's clip
+    mean_RNG, var_RNG   mean and biased variance of each rank's clip, float32 or wider
     Returns mean_NG and the biased var_NG, as torch.nn.GroupNorm uses it.
     Raises PlanError if the leading sizes differ.
     Source: Chan, Golub & LeVeque (1983).
@@ -35,7 +36,8 @@ def merge_moments(
         raise PlanError(
             f"moments of {len(count_R)}, {len(mean_RNG)} and {len(var_RNG)} ranks do not match"
         )
-    share_R11 = (count_R / count_R.sum()).to(mean_RNG)[:, None, None]
+    count_R11 = count_R.to(mean_RNG)[:, None, None]
+    share_R11 = count_R11 / count_R11.sum()
     mean_NG = (share_R11 * mean_RNG).sum(0)
     var_NG = (share_R11 * (var_RNG + (mean_RNG - mean_NG).square())).sum(0)
     return mean_NG, var_NG
@@ -51,9 +53,9 @@ def apply_group_norm(
     repeat = norm.num_channels // norm.num_groups
     rstd_NC = (var_NG + norm.eps).rsqrt().repeat_interleave(repeat, dim=1)
     mean_NC = mean_NG.repeat_interleave(repeat, dim=1)
-    scale_NC = rstd_NC if norm.weight is None else rstd_NC * norm.weight.float()
+    scale_NC = rstd_NC if norm.weight is None else rstd_NC * norm.weight
     shift_NC = -mean_NC * scale_NC
     if norm.bias is not None:
-        shift_NC = shift_NC + norm.bias.float()
+        shift_NC = shift_NC + norm.bias
     scale, shift = (x[:, :, None, None, None] for x in (scale_NC, shift_NC))
     return torch.addcmul(shift, x_NCFHW, scale).to(x_NCFHW.dtype)

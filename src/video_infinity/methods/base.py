@@ -11,7 +11,9 @@ import torch
 from video_infinity.adapters.base import Adapter
 from video_infinity.comm import Communicator
 from video_infinity.context.layers import BiasSchedule
+from video_infinity.context.text import FrameText
 from video_infinity.plan import Clip, Plan
+from video_infinity.sampling import GuidanceSchedule
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class DenoiseJob:
     """One rank's share of a denoise.
 
     scheduler         fresh, its timesteps set
-    text_BFSD         text states: B = 2 (negative, prompt) with guidance, else 1 (prompt)
+    text              of the clip's frames, in every branch of the guidance
     noise_1CFHW       unit noise of the clip's frames, float32
     """
 
@@ -28,8 +30,8 @@ class DenoiseJob:
     plan: Plan
     schedule: BiasSchedule
     scheduler: Any
-    guidance_scale: float
-    text_BFSD: torch.Tensor
+    guidance: GuidanceSchedule
+    text: FrameText
     noise_1CFHW: torch.Tensor
     seed: int
 

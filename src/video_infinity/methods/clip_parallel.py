@@ -12,24 +12,30 @@ import torch
 from video_infinity.context.install import installed
 from video_infinity.context.layers import ClipContext
 from video_infinity.methods.base import DenoiseJob
-from video_infinity.sampling import guide, scheduler_step
+from video_infinity.sampling import guide, initial_sigma, scale_input, scheduler_step
+
+
+def denoise_clip_parallel(job: DenoiseJob) -> Iterator[torch.Tensor]:
+    """Denoise this rank's clip while the temporal layers exchange context with the others."""
+    return denoise_with(job, ClipContext(job.comm, job.plan, job.text, job.schedule))
 
 
 @torch.inference_mode()
-def denoise_clip_parallel(job: DenoiseJob) -> Iterator[torch.Tensor]:
-    """Denoise this rank's clip while the temporal layers exchange context with the others."""
+def denoise_with(job: DenoiseJob, context: ClipContext) -> Iterator[torch.Tensor]:
+    """Denoise this rank's clip with what `context` brings to the layers that look over time."""
     scheduler, adapter = job.scheduler, job.adapter
-    context = ClipContext(job.comm, job.plan, job.schedule, text_NSD=job.text_BFSD.flatten(0, 1))
-    z_1CFHW = job.noise_1CFHW.to(adapter.device) * scheduler.init_noise_sigma
+    wide = torch.promote_types(adapter.dtype, torch.float32)
+    z_1CFHW = job.noise_1CFHW.to(adapter.device, wide) * initial_sigma(scheduler)
     with installed(adapter.sites(), context):
         for step, timestep in enumerate(scheduler.timesteps):
-            z_BCFHW = z_1CFHW.expand(len(job.text_BFSD), -1, -1, -1, -1)
-            z_BCFHW = scheduler.scale_model_input(z_BCFHW, timestep)
-            with context.at(noise_level=float(timestep)):
-                predicted = adapter.denoise(z_BCFHW, timestep, job.text_BFSD[:, 0])
+            noise_level = float(timestep)
+            z_BCFHW = z_1CFHW.expand(job.text.num_branches, -1, -1, -1, -1)
+            z_BCFHW = scale_input(scheduler, z_BCFHW, timestep)
+            with context.at(noise_level, step):
+                predicted = adapter.denoise(z_BCFHW, timestep, job.text)
             z_1CFHW = scheduler_step(
                 scheduler,
-                guide(predicted, job.guidance_scale),
+                guide(predicted, job.guidance.at(noise_level)),
                 timestep,
                 z_1CFHW,
                 seed=job.seed,

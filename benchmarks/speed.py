@@ -1,0 +1,188 @@
+"""What does the exchange cost, and are two ranks twice as fast as one? The paper's table, here.
+
+Two gloo processes of one thread each load the embedded model once and go through all variants in
+turn, several times over (interleaved), so that whatever else the machine does falls on all alike:
+
+    one rank      the whole video on rank 0, while rank 1 sleeps
+    independent   two clips without any exchange: the limit
+    full          clip parallelism, as `generate` does it
+    conv, norm, attention   independent clips with this one part of the exchange
+
+    python -m benchmarks.speed --num-frames 256 --steps 2 --repeats 5
+
+A variant's figure is the median over the repeats of its seconds per step (of the slower rank).
+Writes JSON and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from video_infinity.adapters import load_model
+from video_infinity.comm import Communicator, SingleCommunicator
+from video_infinity.comm.process import joined_world
+from video_infinity.config import ModelSpec, Request
+from video_infinity.context.exchange import FrameExchange
+from video_infinity.context.layers import ClipContext
+from video_infinity.engine import ClipRun, make_plan
+from video_infinity.methods.base import DenoiseJob
+from video_infinity.methods.clip_parallel import denoise_with
+from video_infinity.plan import Clip, Plan
+from video_infinity.preflight import prepare
+from video_infinity.progress import silent
+from video_infinity.timeline import PromptTimeline
+
+PARTS = ("conv", "norm", "attention")
+VARIANTS = ("one rank", "independent", *PARTS, "full")
+RANKS = 2
+
+
+@dataclass
+class PartialContext(ClipContext):
+    """Clips that exchange some parts and are videos of their own in the others."""
+
+    parts: tuple[str, ...] = PARTS
+
+    def __post_init__(self) -> None:
+        clip = self.plan.clips[self.comm.rank]
+        alone = Plan((Clip(0, len(clip)),), self.plan.scopes)
+        self.alone = ClipContext(SingleCommunicator(), alone, self.text, self.schedule)
+
+    def of(self, part: str) -> ClipContext:
+        return super() if part in self.parts else self.alone  # type: ignore[return-value]
+
+    def blocks(self, like: torch.Tensor) -> Any:
+        return self.of("attention").blocks(like)
+
+    def moments(self, x_NCFHW: torch.Tensor, num_groups: int) -> Any:
+        return self.of("norm").moments(x_NCFHW, num_groups)
+
+    def exchange(
+        self, own: tuple[torch.Tensor, ...], dim: int, halo_frames: int | None = None
+    ) -> FrameExchange:
+        part = "attention" if halo_frames is None else "conv"
+        return self.of(part).exchange(own, dim, halo_frames)
+
+
+def steps_of(variant: str, job: DenoiseJob) -> Any:
+    """The denoise of one variant."""
+    if variant == "independent":
+        clip = Plan((Clip(0, len(job.clip)),), job.plan.scopes)
+        job = replace(job, comm=SingleCommunicator(), plan=clip)
+    parts = (variant,) if variant in PARTS else PARTS
+    context = PartialContext(job.comm, job.plan, job.text, job.schedule, parts=parts)
+    if variant not in PARTS:
+        context = ClipContext(job.comm, job.plan, job.text, job.schedule)  # type: ignore[assignment]
+    return denoise_with(job, context)
+
+
+def measure(comm: Communicator, num_frames: int, steps: int, repeats: int) -> dict[str, Any]:
+    """Seconds per step of every variant and repeat, and bytes per step, on this rank."""
+    adapter = load_model(ModelSpec(device="cpu"))
+    options = {"num_frames": num_frames, "num_inference_steps": steps}
+    timeline = PromptTimeline.single("a red seven moving left on a navy background")
+    request = Request.from_options(timeline, options)
+    seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    received: dict[str, int] = {}
+    for repeat in range(repeats + 1):  # the first one warms up
+        for variant in VARIANTS:
+            world = SingleCommunicator() if variant == "one rank" else comm
+            prepared = prepare(request, adapter.facts, world.size)
+            run = ClipRun(
+                prepared, adapter, world, make_plan(prepared, adapter.facts, world.size), silent
+            )
+            comm.barrier()
+            if variant == "one rank" and comm.rank:
+                comm.barrier()
+                continue
+            job = run.job()
+            if variant != "one rank":
+                comm.barrier()
+            before, begin = comm.bytes_received, time.perf_counter()
+            for _ in steps_of(variant, job):
+                pass
+            if repeat:
+                seconds[variant].append((time.perf_counter() - begin) / steps)
+            received[variant] = (comm.bytes_received - before) // steps
+            if variant == "one rank":
+                comm.barrier()
+    return {"seconds": seconds, "bytes_per_step": received}
+
+
+def run_world(words: Sequence[str], ranks: int) -> list[dict[str, Any]]:
+    """This module's `--worker` on fresh gloo processes of one thread."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.speed", "--worker", *words],
+            env=environment | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+        )
+        for rank in range(ranks)
+    ]
+    return [json.loads(process.communicate()[0]) for process in processes]
+
+
+def summary(ranks: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Medians per variant, of the slower rank in each repeat."""
+    medians = {}
+    for variant in VARIANTS:
+        runs = [rank["seconds"][variant] for rank in ranks if rank["seconds"][variant]]
+        medians[variant] = statistics.median(max(times) for times in zip(*runs, strict=True))
+    return medians
+
+
+def main() -> None:
+    """The command's entry."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--num-frames", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("out/bench/speed.json"))
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    numbers = (arguments.num_frames, arguments.steps, arguments.repeats)
+    if arguments.worker:
+        torch.set_num_threads(1)
+        with joined_world(torch.device("cpu"), timeout_s=1800) as comm:
+            print(json.dumps(measure(comm, *numbers)))
+        return
+    names = ("--num-frames", "--steps", "--repeats")
+    words = [str(word) for pair in zip(names, numbers, strict=True) for word in pair]
+    ranks = run_world(words, RANKS)
+    medians = summary(ranks)
+    limit = medians["independent"]
+    for variant, seconds in medians.items():
+        cost = f"{seconds / limit - 1:+8.1%}" if variant != "one rank" else ""
+        print(f"{variant:12} {seconds:8.3f} s a step {cost}")
+    print(f"speed-up of two ranks over one: {medians['one rank'] / medians['full']:.2f}")
+    print(f"the same without exchange:      {medians['one rank'] / limit:.2f}")
+    result = {"command": sys.argv[1:], "medians": medians, "ranks": ranks}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Requests against what a model can do, before a weight is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from video_infinity.adapters import ModelFacts
+from video_infinity.config import ModelDefaults, Request
+from video_infinity.engine import make_plan
+from video_infinity.errors import ConfigError, PlanError
+from video_infinity.preflight import prepare
+from video_infinity.timeline import PromptTimeline
+
+
+def facts(**more: Any) -> ModelFacts:
+    defaults = ModelDefaults(num_frames=17, local_frames=2, global_frames=3, guidance_scale=5.0)
+    return ModelFacts("some", "a model", 8, 16, 4, defaults, **more)
+
+
+def request(**options: Any) -> Request:
+    return Request.from_options(PromptTimeline.single("a"), options)
+
+
+def test_a_second_guidance_needs_a_second_expert() -> None:
+    with pytest.raises(ConfigError, match=r"--guidance-scale-2 3: a model has one denoiser; drop"):
+        prepare(request(guidance_scale_2=3), facts(), 1)
+    two_experts = facts(expert_boundary=875.0)
+    assert prepare(request(guidance_scale_2=3), two_experts, 1).video.guidance_scale_2 == 3
+    assert prepare(request(), two_experts, 1).video.guidance_scale_2 is None
+
+
+def test_a_second_guidance_without_the_first_has_no_effect() -> None:
+    with pytest.raises(ConfigError, match=r"--guidance-scale-2 3 has no effect .* above 1, or"):
+        prepare(request(guidance_scale_2=3, guidance_scale=1), facts(expert_boundary=875.0), 1)
+
+
+def test_frames_are_the_models_where_left_open_and_as_many_as_it_can_make() -> None:
+    of_four = facts(frames_per_latent=4)
+    assert prepare(request(), of_four, 5).video.num_frames == 17
+    with pytest.raises(PlanError, match=r"num_frames=16 does not fit .* nearest are 13 and 17"):
+        prepare(request(num_frames=16), of_four, 1)
+    with pytest.raises(PlanError, match="17 is 5 latent frames, fewer than 6 ranks"):
+        prepare(request(), of_four, 6)
+
+
+@pytest.mark.parametrize(("frames_per_latent", "latent_frames"), [(1, 17), (4, 5)])
+def test_the_plan_is_that_of_latent_frames_and_of_the_models_scopes(
+    frames_per_latent: int, latent_frames: int
+) -> None:
+    model = facts(frames_per_latent=frames_per_latent)
+    plan = make_plan(prepare(request(global_rule="rotating"), model, 3), model, 3)
+    assert (plan.num_latent_frames, plan.num_ranks) == (latent_frames, 3)
+    assert (plan.scopes.local_frames, plan.scopes.global_frames) == (2, 3)
+    assert plan.scopes.global_rule == "rotating"
+    assert plan.scopes.keeps_first == (frames_per_latent > 1)
