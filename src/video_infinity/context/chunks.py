@@ -78,7 +78,7 @@ class ChunkStream:
         tail = None
         if self._index + 1 < len(self._chunks):
             assert own_NCFHW.shape[FRAME_DIM] >= num_frames, "a chunk is shorter than its tail"
-            tail = own_NCFHW[:, :, -num_frames:].contiguous()
+            tail = own_NCFHW[:, :, -num_frames:].clone(memory_format=torch.contiguous_format)
         arrived = tail
         if self._comm.size > 1:
             arrived = self._pass_on(tail, own_NCFHW, num_frames)
