@@ -83,9 +83,9 @@ def steps_of(variant: str, job: DenoiseJob) -> Any:
         clip = Plan((Clip(0, len(job.clip)),), job.plan.scopes)
         job = replace(job, comm=SingleCommunicator(), plan=clip)
     parts = (variant,) if variant in PARTS else PARTS
-    context = PartialContext(job.comm, job.plan, job.text, job.schedule, parts=parts)
+    context = PartialContext(job.comm, job.plan, job.texts[0], job.schedule, parts=parts)
     if variant not in PARTS:
-        context = ClipContext(job.comm, job.plan, job.text, job.schedule)  # type: ignore[assignment]
+        context = ClipContext(job.comm, job.plan, job.texts[0], job.schedule)  # type: ignore[assignment]
     return denoise_with(job, context)
 
 

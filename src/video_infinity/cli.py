@@ -40,6 +40,8 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "bias_switch": ("X", "Training timestep, 0 to 1000."),
     "vae_tiling": ("", "Decode large pictures in tiles: less memory, slightly different."),
     "nproc_per_node": ("N|auto", "Ranks on this machine; auto: one per GPU, else 1."),
+    "parallel": ("MESH", "Axes of the mesh of ranks: cfg=2,clip=4 (cfg=1)."),
+    "sequential_guidance": ("", "Branches of guidance one after the other: less memory."),
     "timeout": ("S", "Longest wait for another rank, in seconds (600)."),
     "method": ("NAME", "clip-parallel, or independent: no exchange between clips."),
     "device": ("NAME", "auto, cpu or cuda."),

@@ -62,7 +62,7 @@ def run_generate(request: Request, argv: Sequence[str]) -> None:
 def _num_ranks(request: Request) -> int:
     asked, device = request.run.nproc_per_node, request.model.device
     if not in_torchrun():
-        return resolve_ranks(asked, device)
+        return resolve_ranks(asked, device, request.run.parallel)
     if asked is not None and not is_spawned():
         raise ConfigError(
             f"--nproc-per-node {asked}: torchrun has started the ranks already; give it to "
@@ -173,7 +173,8 @@ def run_plan(request: Request) -> None:
         device = resolve_device(device)
     request = replace(request, model=replace(request.model, device=device))
     facts: ModelFacts = inspect_model(request.model)
-    num_ranks = request.run.nproc_per_node or resolve_ranks(None, device)
+    asked, parallel = request.run.nproc_per_node, request.run.parallel
+    num_ranks = asked or resolve_ranks(None, device, parallel)
     predicted = estimate(prepare(request, facts, num_ranks), facts, num_ranks)
     print(json.dumps(predicted, indent=2) if request.run.log_json else describe_plan(predicted))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 from video_infinity.errors import ConfigError
+from video_infinity.mesh import parse_axes
 from video_infinity.plan import GLOBAL_RULES
 from video_infinity.timeline import PromptTimeline
 
@@ -173,12 +174,16 @@ class OutputSpec:
 class RunSpec:
     """How the work is shared out. None of it changes the video (but `method` does).
 
-    nproc_per_node  ranks on this machine; None is one per GPU, else 1
-    timeout_s       longest wait for another rank
+    nproc_per_node       ranks on this machine; None is one per GPU, else 1
+    parallel             the mesh, such as "cfg=2,clip=4"; None: all ranks along the clips
+    sequential_guidance  branches of the guidance one after the other: less memory, more rounds
+    timeout_s            longest wait for another rank
     """
 
     method: str = "clip-parallel"
     nproc_per_node: int | None = None
+    parallel: str | None = None
+    sequential_guidance: bool = False
     timeout_s: float = 600.0
     quiet: bool = False
     log_json: bool = False
@@ -186,6 +191,11 @@ class RunSpec:
     def __post_init__(self) -> None:
         _check_choice("method", self.method, METHODS)
         _check_range("nproc_per_node", self.nproc_per_node, 1, 4096, also=", or auto")
+        if self.parallel is not None:
+            if not isinstance(self.parallel, str):
+                raise ConfigError(f"--parallel {self.parallel!r} is no text; write cfg=2,clip=4")
+            parse_axes(self.parallel)
+        _check_switch("sequential_guidance", self.sequential_guidance)
         _check_range("timeout_s", self.timeout_s, 1, 10**6, whole=False)
         _check_switch("quiet", self.quiet)
         _check_switch("log_json", self.log_json)

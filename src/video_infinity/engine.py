@@ -25,9 +25,10 @@ from video_infinity.context.layers import BiasSchedule
 from video_infinity.context.text import FrameText
 from video_infinity.latents import LatentsWriter, read_latents
 from video_infinity.memory import PeakMemory
+from video_infinity.mesh import mesh_of
 from video_infinity.methods import METHODS, DenoiseJob
 from video_infinity.noise import initial_noise
-from video_infinity.plan import Clip, Plan, Scopes, split_timeline
+from video_infinity.plan import Clip, Plan, Scopes, clips_of_lengths, split_timeline
 from video_infinity.sampling import GuidanceSchedule, check_splittable, start
 
 LATENTS_SLICE_FRAMES = 64
@@ -74,11 +75,16 @@ def make_plan(request: Request, facts: ModelFacts, num_ranks: int) -> Plan:
         keeps_first=facts.first_frame_differs,
     )
     num_latent_frames = facts.num_latent_frames(chosen(request.video.num_frames))
-    return Plan(split_timeline(num_latent_frames, num_ranks), scopes)
+    num_clips = mesh_of(request.run.parallel, num_ranks).clip
+    return Plan(split_timeline(num_latent_frames, num_clips), scopes)
 
 
 class ClipRun:
-    """One request on one rank. Call `denoise`, then `deliver_latents` or `deliver_frames`."""
+    """One request on one rank. Call `denoise`, then `deliver_latents` or `deliver_frames`.
+
+    comm  between all ranks
+    plan  of the clips; ranks that share a clip's guidance hold the same one
+    """
 
     def __init__(
         self,
@@ -91,10 +97,28 @@ class ClipRun:
         self._request, self._adapter, self._comm = request, adapter, comm
         self.plan, self._observer = plan, observer
         self.measures = Measures()
+        self._mesh = mesh_of(request.run.parallel, comm.size)
+        self._clips = comm.subgroup(self._mesh.clip_groups)
+        self._branches = comm.subgroup(self._mesh.branch_groups)
 
     @property
     def clip(self) -> Clip:
-        return self.plan.clips[self._comm.rank]
+        return self.plan.clips[self._clips.rank]
+
+    @property
+    def clip_of_ranks(self) -> list[Clip]:
+        """The clip of every rank."""
+        return [self.plan.clips[self._mesh.clip_of(rank)] for rank in range(self._comm.size)]
+
+    def _shares(self) -> Plan:
+        """Who hands over which frames: ranks that hold the same clip share them out."""
+        shares = [split_timeline(len(clip), self._mesh.cfg) for clip in self.plan.clips]
+        return Plan(clips_of_lengths([len(s) for row in shares for s in row]), self.plan.scopes)
+
+    def _share(self, z_1CFHW: torch.Tensor) -> torch.Tensor:
+        """This rank's share [C, F, H, W] of its clip's latents."""
+        span = self._shares().clips[self._comm.rank]
+        return z_1CFHW[0].narrow(1, span.start - self.clip.start, len(span))
 
     def denoise(self) -> torch.Tensor:
         """The clip's final latents [1, C, F, H, W], before the scaling that decoding wants."""
@@ -132,12 +156,13 @@ class ClipRun:
         )
         return DenoiseJob(
             self._adapter,
-            self._comm,
+            self._clips,
+            self._branches,
             self.plan,
             schedule,
             scheduler,
             self._guidance(),
-            self._frame_text(),
+            self._texts(),
             self._noise(),
             request.video.seed,
         )
@@ -156,6 +181,15 @@ class ClipRun:
             video.guidance_scale_2,
             self._adapter.facts.expert_boundary,
         )
+
+    def _texts(self) -> tuple[FrameText, ...]:
+        """What this rank's passes of the denoiser read."""
+        text = self._frame_text()
+        if self._mesh.cfg > 1:
+            return (text.branch(self._mesh.branch_of(self._comm.rank)),)
+        if self._request.run.sequential_guidance:
+            return tuple(text.branch(index) for index in range(text.num_branches))
+        return (text,)
 
     def _frame_text(self) -> FrameText:
         """Text of the clip's frames, which rank 0 alone encodes; its outputs travel."""
@@ -177,11 +211,12 @@ class ClipRun:
 
     def deliver_latents(self, z_1CFHW: torch.Tensor, writer: LatentsWriter | None) -> None:
         """Stream all latents to rank 0's writer, in slices and in timeline order."""
-        channels, _, height, width = z_1CFHW[0].shape
-        slices_FCHW = z_1CFHW[0].transpose(0, 1).split(LATENTS_SLICE_FRAMES)
+        z_CFHW = self._share(z_1CFHW)
+        channels, _, height, width = z_CFHW.shape
+        slices_FCHW = z_CFHW.transpose(0, 1).split(LATENTS_SLICE_FRAMES)
         shapes = [
             [(n, channels, height, width) for n in _slice_sizes(len(clip), LATENTS_SLICE_FRAMES)]
-            for clip in self.plan.clips
+            for clip in self._shares().clips
         ]
         sink = writer.write if writer is not None else _nowhere
         pull_in_order(
@@ -198,13 +233,14 @@ class ClipRun:
         chunks = Chunks(self.plan.num_latent_frames, facts.decode_frames)
         stream, sink = ChunkStream(comm, chunks), self._timed(sink)
         tiled = self._request.video.vae_tiling
+        shares, own_CFHW = self._shares(), self._share(z_1CFHW)
         with (
             self.measures.phase("decode", self._observer),
             self._adapter.decoding(stream, tiled=tiled) as decode,
         ):
             for round_ in chunks.rounds(comm.size):
                 spans = [None if index is None else chunks[index] for index in round_]
-                z_CFHW = fetch(comm, self.plan, spans, z_1CFHW[0], dim=1)
+                z_CFHW = fetch(comm, shares, spans, own_CFHW, dim=1)
                 index = round_[comm.rank]
                 picture = None
                 if index is not None and z_CFHW is not None:

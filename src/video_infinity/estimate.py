@@ -7,12 +7,17 @@ without an allocator's or a kernel's own.
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import torch
 
 from video_infinity.adapters import ModelFacts, trace_model
 from video_infinity.adapters.footprint import Footprint
 from video_infinity.config import Request, chosen
 from video_infinity.engine import make_plan
+from video_infinity.memory import device_memory_bytes
+from video_infinity.mesh import Mesh, mesh_of
 from video_infinity.plan import Plan, Transfer
 
 BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -24,9 +29,17 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
     """The plan of a prepared request as plain data, ready for JSON."""
     video = request.video
     plan = make_plan(request, facts, num_ranks)
-    footprint = trace_model(request.model, facts, chosen(video.height), chosen(video.width))
-    batch = 2 if chosen(video.guidance_scale) > 1 else 1
+    mesh = mesh_of(request.run.parallel, num_ranks)
+    clips = [plan.clips[mesh.clip_of(rank)] for rank in range(num_ranks)]
+    size = chosen(video.height), chosen(video.width)
+    footprint = trace_model(request.model, facts, *size)
+    branches = 2 if chosen(video.guidance_scale) > 1 else 1
+    own_branches = branches // mesh.cfg
+    batch = 1 if request.run.sequential_guidance else own_branches
     value_bytes = BYTES_PER_VALUE[request.model.dtype]
+    predicted_bytes = math.prod(facts.latent_shape_CHW(*size)) * own_branches * value_bytes
+    frame_bytes = footprint.workspace_values * batch * value_bytes
+    weights_bytes = footprint.num_weights * value_bytes
     exchanged = request.run.method == "clip-parallel"
     return {
         "model": facts.name,
@@ -34,7 +47,8 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
         "num_frames": video.num_frames,
         "num_latent_frames": plan.num_latent_frames,
         "ranks": num_ranks,
-        "clips": [[clip.start, clip.stop] for clip in plan.clips],
+        "parallel": {"cfg": mesh.cfg, "clip": mesh.clip},
+        "clips": [[clip.start, clip.stop] for clip in clips],
         "local_frames": plan.local_frames,
         "global_context": list(plan.global_context),
         "global_rule": plan.scopes.global_rule,
@@ -43,16 +57,34 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
             "global": request.scopes.global_bias,
             "switch": request.scopes.bias_switch,
         },
-        "weights_bytes": footprint.num_weights * value_bytes,
+        "weights_bytes": weights_bytes,
         "text_encoder_bytes": footprint.num_text_weights * value_bytes,
-        "expected_memory_bytes": [
-            footprint.workspace_values * len(clip) * batch * value_bytes for clip in plan.clips
-        ],
+        "expected_memory_bytes": [frame_bytes * len(clip) for clip in clips],
+        "longest_num_frames": _longest(request, facts, mesh, frame_bytes, weights_bytes),
         "bytes_received_per_step": [
-            bytes_received(plan, footprint, rank, batch, value_bytes) if exchanged else 0
+            (bytes_received(plan, footprint, mesh.clip_of(rank), own_branches, value_bytes))
+            * exchanged
+            + (mesh.cfg - 1) * predicted_bytes * len(clips[rank])
             for rank in range(num_ranks)
         ],
     }
+
+
+def _longest(
+    request: Request, facts: ModelFacts, mesh: Mesh, frame_bytes: int, weights_bytes: int
+) -> int | None:
+    """Pixel frames of the longest video for which the ranks of this machine have memory.
+
+    None if that is not known: a GPU that is planned for need not be here.
+    """
+    memory = device_memory_bytes(torch.device(request.model.device))
+    if memory is None:
+        return None
+    if request.model.device == "cpu":
+        memory //= mesh.size
+    per_clip = (memory - weights_bytes) // frame_bytes
+    longest = max(0, per_clip) * mesh.clip
+    return facts.first_pixel_frame(longest)
 
 
 def bytes_received(
@@ -81,6 +113,7 @@ def describe_plan(predicted: dict[str, Any]) -> str:
         f"local scope {predicted['local_frames']} on each side; global context "
         f"{len(context)}, {predicted['global_rule']}: {', '.join(map(str, context)) or 'none'}",
         "bias local {local:g}, global {global:g}, switch {switch:g}".format(**predicted["bias"]),
+        f"mesh: cfg {predicted['parallel']['cfg']}, clip {predicted['parallel']['clip']}",
         f"weights {predicted['weights_bytes'] / 1e6:.1f} MB on every rank, text encoder "
         f"{predicted['text_encoder_bytes'] / 1e6:.1f} MB on rank 0",
         f"{'rank':>6}{'clip':>16}{'memory':>14}{'received per step':>22}",
@@ -96,4 +129,7 @@ def describe_plan(predicted: dict[str, Any]) -> str:
             f"{rank:>6}{f'{start} to {stop - 1}':>16}{f'{memory / 1e6:.1f} MB':>14}"
             f"{f'{received / 1e6:.3f} MB':>22}"
         )
+    longest = predicted["longest_num_frames"]
+    if longest is not None:
+        lines.append(f"longest video that fits into the memory here: {longest} frames")
     return "\n".join(lines)

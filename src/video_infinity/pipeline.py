@@ -75,7 +75,7 @@ def _report(request: Request, adapter: Adapter, run: ClipRun, comm: Communicator
         "num_frames": request.video.num_frames,
         "num_latent_frames": plan.num_latent_frames,
         "ranks": comm.size,
-        "clips": [[clip.start, clip.stop] for clip in plan.clips],
+        "clips": [[clip.start, clip.stop] for clip in run.clip_of_ranks],
         "settings": request.settings(),
         "seconds": {
             "load": seconds["load"],
@@ -213,6 +213,8 @@ class GenerateOptions(TypedDict, total=False):
     global_bias: float | None
     bias_switch: float | None
     method: str | None
+    parallel: str | None
+    sequential_guidance: bool
     initial_latents: str | Path | None
     save_latents: str | Path | None
     vae_tiling: bool

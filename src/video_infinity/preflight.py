@@ -11,6 +11,7 @@ from video_infinity.config import Request, chosen, resolve
 from video_infinity.engine import make_plan
 from video_infinity.errors import ConfigError, PlanError
 from video_infinity.latents import check_latents
+from video_infinity.mesh import mesh_of, parse_axes
 from video_infinity.output import FrameSink, check_new_file, open_sink
 
 
@@ -24,12 +25,17 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def resolve_ranks(nproc_per_node: int | None, device: str) -> int:
-    """Ranks on this machine: as asked, else one per GPU, else one.
+def resolve_ranks(nproc_per_node: int | None, device: str, parallel: str | None = None) -> int:
+    """Ranks on this machine: as asked, as many as a mesh has, else one per GPU, else one.
 
     Raises ConfigError for more ranks than GPUs.
     """
     gpus = torch.cuda.device_count() if device == "cuda" else 0
+    axes = parse_axes(parallel) if parallel is not None else {}
+    if nproc_per_node is None and "clip" in axes:
+        nproc_per_node = axes["clip"] * axes.get("cfg", 1)
+    if nproc_per_node is None and "cfg" in axes and not gpus:
+        nproc_per_node = axes["cfg"]
     if nproc_per_node is not None and gpus and nproc_per_node > gpus:
         raise ConfigError(
             f"--nproc-per-node {nproc_per_node}: this machine has {gpus} GPUs, one per rank; "
@@ -66,6 +72,7 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
             f"--num-frames {request.video.num_frames} is {num_latent_frames} latent frames, fewer "
             f"than {num_ranks} ranks: each needs one; ask for more frames or fewer ranks"
         )
+    _check_mesh(request, num_ranks)
     make_plan(request, facts, num_ranks)
     _check_second_guidance(request, facts)
     if request.video.negative_prompt and chosen(request.video.guidance_scale) <= 1:
@@ -77,6 +84,21 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
         shape_CHW = facts.latent_shape_CHW(height, width)
         check_latents(request.video.initial_latents, (num_latent_frames, *shape_CHW))
     return request
+
+
+def _check_mesh(request: Request, num_ranks: int) -> None:
+    run, guided = request.run, chosen(request.video.guidance_scale) > 1
+    mesh = mesh_of(run.parallel, num_ranks)
+    if mesh.cfg > 1 and not guided:
+        raise ConfigError(
+            f"--parallel {run.parallel} splits the branches of guidance, and there is one at "
+            f"--guidance-scale {request.video.guidance_scale}; raise that above 1, or use cfg=1"
+        )
+    if run.sequential_guidance and (mesh.cfg > 1 or not guided):
+        raise ConfigError(
+            "--sequential-guidance has no effect where a rank has one branch alone "
+            "(cfg=2, or a guidance scale of 1 and below); drop it"
+        )
 
 
 def _check_second_guidance(request: Request, facts: ModelFacts) -> None:

@@ -40,18 +40,43 @@ class Communicator(ABC):
     rank: int
     size: int
     bytes_received: int = 0
+    _parent: Communicator | None = None
 
     def post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
         """Start all sends and receives at once; nothing is complete before `wait`."""
-        self.bytes_received += sum(message.tensor.nbytes for message in receives)
+        self._count(sum(message.tensor.nbytes for message in receives))
         return self._post(sends, receives)
+
+    def _count(self, received: int) -> None:
+        self.bytes_received += received
+        if self._parent is not None:
+            self._parent._count(received)
+
+    def subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator:
+        """A communicator of this rank's group, whose ranks count anew in the order given.
+
+        groups  of one size, disjoint, together all ranks. All ranks call alike, with the same.
+        What the group receives counts as received here too.
+        """
+        assert sorted(rank for group in groups for rank in group) == list(range(self.size))
+        assert len({len(group) for group in groups}) == 1, "groups of one size"
+        if len(groups) == 1:
+            return self
+        if len(groups) == self.size:
+            return SingleCommunicator()
+        group = self._subgroup(groups)
+        group._parent = self
+        return group
+
+    @abstractmethod
+    def _subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator: ...
 
     def gather(self, local: torch.Tensor) -> tuple[torch.Tensor, Pending]:
         """Start sharing a small tensor of the same shape on every rank with all ranks.
 
         Returns the buffer [size, *local.shape], valid after `wait`, and what to wait for.
         """
-        self.bytes_received += local.nbytes * (self.size - 1)
+        self._count(local.nbytes * (self.size - 1))
         return self._gather(local.contiguous())
 
     @abstractmethod
@@ -105,6 +130,9 @@ class SingleCommunicator(Communicator):
 
     rank = 0
     size = 1
+
+    def _subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator:
+        raise AssertionError("a single rank is one group")
 
     def _post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
         assert not sends and not receives, "a single rank has nobody to talk to"

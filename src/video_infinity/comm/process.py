@@ -29,17 +29,37 @@ class _Works:
 
 
 class ProcessCommunicator(Communicator):
-    """One rank's end of the default process group.
+    """One rank's end of the default process group, or of a part of it.
 
+    members  the world's ranks in `group`, in its order; None is all of them
     On CUDA a wait orders the stream and does not block the host: there the deadline is the
     watchdog's, which ends the process. On CPU every wait carries the deadline itself.
     """
 
-    def __init__(self, device: torch.device, timeout_s: float) -> None:
-        self.rank = dist.get_rank()
-        self.size = dist.get_world_size()
-        self._timeout_s = timeout_s
+    def __init__(
+        self,
+        device: torch.device,
+        timeout_s: float,
+        group: Any = None,
+        members: Sequence[int] | None = None,
+    ) -> None:
+        self._group = group
+        self._members = tuple(range(dist.get_world_size()) if members is None else members)
+        self.rank = self._members.index(dist.get_rank())
+        self.size = len(self._members)
+        self._device, self._timeout_s = device, timeout_s
         self._wait_s = None if device.type == "cuda" else timeout_s
+
+    def _subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator:
+        timeout = timedelta(seconds=self._timeout_s)
+        made: Communicator | None = None
+        for ranks in groups:  # every rank takes part in making every group
+            members = [self._members[rank] for rank in ranks]
+            group = self._guard(partial(dist.new_group, members, timeout=timeout))
+            if self.rank in ranks:
+                made = ProcessCommunicator(self._device, self._timeout_s, group, members)
+        assert made is not None
+        return made
 
     def _guard(self, call: Callable[[], Any]) -> Any:
         try:
@@ -52,18 +72,24 @@ class ProcessCommunicator(Communicator):
             ) from error
 
     def _post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
-        operations = [dist.P2POp(dist.irecv, m.tensor, m.peer) for m in receives]
-        operations += [dist.P2POp(dist.isend, m.tensor, m.peer) for m in sends]
+        operations = [self._operation(dist.irecv, message) for message in receives]
+        operations += [self._operation(dist.isend, message) for message in sends]
         if not operations:
             return _Works((), self._guard, self._wait_s)
         works = self._guard(lambda: dist.batch_isend_irecv(operations))
         return _Works(works, self._guard, self._wait_s)
 
+    def _operation(self, kind: Any, message: Message) -> dist.P2POp:
+        return dist.P2POp(kind, message.tensor, self._members[message.peer], self._group)
+
     def _gather(self, local: torch.Tensor) -> tuple[torch.Tensor, Pending]:
         rows = torch.empty((self.size, *local.shape), dtype=local.dtype, device=local.device)
         work = self._guard(
             lambda: dist.all_gather_single(
-                rows.view(self.size * local.numel()), local.view(-1), async_op=True
+                rows.view(self.size * local.numel()),
+                local.view(-1),
+                group=self._group,
+                async_op=True,
             )
         )
         wait_s = None if local.device.type == "cuda" else self._timeout_s

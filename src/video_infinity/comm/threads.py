@@ -61,19 +61,32 @@ class _Receives:
 
 
 class ThreadCommunicator(Communicator):
-    """One rank's end of a ThreadWorld."""
+    """One rank's end of a ThreadWorld, or of a group of its ranks.
 
-    def __init__(self, world: ThreadWorld, rank: int) -> None:
+    members  the world's ranks in the group, in its order; None is all of them
+    """
+
+    def __init__(self, world: ThreadWorld, rank: int, members: Sequence[int] | None = None) -> None:
         self._world = world
-        self.rank = rank
-        self.size = world.size
+        self._members = tuple(range(world.size) if members is None else members)
+        self.rank = self._members.index(rank)
+        self.size = len(self._members)
+
+    def _subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator:
+        own = next(group for group in groups if self.rank in group)
+        members = [self._members[rank] for rank in own]
+        return ThreadCommunicator(self._world, self._members[self.rank], members)
 
     def _post(
         self, sends: Sequence[Message], receives: Sequence[Message], channel: str = "frames"
     ) -> Pending:
+        channel = f"{channel} of {self._members}"
+        me = self._members[self.rank]
         for message in sends:
-            self._world.box(self.rank, message.peer, channel).put(message.tensor.clone())
-        return _Receives(self._world, self.rank, channel, receives)
+            peer = self._members[message.peer]
+            self._world.box(me, peer, channel).put(message.tensor.clone())
+        incoming = [Message(self._members[m.peer], m.tensor) for m in receives]
+        return _Receives(self._world, me, channel, incoming)
 
     def _gather(self, local: torch.Tensor) -> tuple[torch.Tensor, Pending]:
         rows = torch.empty((self.size, *local.shape), dtype=local.dtype)

@@ -32,6 +32,12 @@ class FrameText:
         """What the first frame of each branch is told."""
         return self.rows_RSD[[rows[0] for rows in self.row_BF]]
 
+    def branch(self, index: int) -> FrameText:
+        """One branch alone, with the rows that it reads."""
+        used = sorted(set(self.row_BF[index]))
+        row_F = tuple(used.index(row) for row in self.row_BF[index])
+        return FrameText(self.rows_RSD[used], (row_F,))
+
     @cached_property
     def runs(self) -> tuple[tuple[int, int, int], ...]:
         """(row, start, stop): spans of equal text among all frames, branch after branch."""

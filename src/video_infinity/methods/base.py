@@ -20,18 +20,22 @@ from video_infinity.sampling import GuidanceSchedule
 class DenoiseJob:
     """One rank's share of a denoise.
 
+    comm              between the ranks of the clips
+    branches          between the ranks that share a clip's branches of guidance
     scheduler         fresh, its timesteps set
-    text              of the clip's frames, in every branch of the guidance
+    texts             of the clip's frames, for each pass of the denoiser: the branches of
+                      guidance that this rank goes through, together or one after the other
     noise_1CFHW       unit noise of the clip's frames, float32
     """
 
     adapter: Adapter
     comm: Communicator
+    branches: Communicator
     plan: Plan
     schedule: BiasSchedule
     scheduler: Any
     guidance: GuidanceSchedule
-    text: FrameText
+    texts: tuple[FrameText, ...]
     noise_1CFHW: torch.Tensor
     seed: int
 

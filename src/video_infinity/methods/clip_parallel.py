@@ -17,7 +17,7 @@ from video_infinity.sampling import guide, initial_sigma, scale_input, scheduler
 
 def denoise_clip_parallel(job: DenoiseJob) -> Iterator[torch.Tensor]:
     """Denoise this rank's clip while the temporal layers exchange context with the others."""
-    return denoise_with(job, ClipContext(job.comm, job.plan, job.text, job.schedule))
+    return denoise_with(job, ClipContext(job.comm, job.plan, job.texts[0], job.schedule))
 
 
 @torch.inference_mode()
@@ -29,10 +29,8 @@ def denoise_with(job: DenoiseJob, context: ClipContext) -> Iterator[torch.Tensor
     with installed(adapter.sites(), context):
         for step, timestep in enumerate(scheduler.timesteps):
             noise_level = float(timestep)
-            z_BCFHW = z_1CFHW.expand(job.text.num_branches, -1, -1, -1, -1)
-            z_BCFHW = scale_input(scheduler, z_BCFHW, timestep)
             with context.at(noise_level, step):
-                predicted = adapter.denoise(z_BCFHW, timestep, job.text)
+                predicted = _predict(job, context, z_1CFHW, timestep)
             z_1CFHW = scheduler_step(
                 scheduler,
                 guide(predicted, job.guidance.at(noise_level)),
@@ -43,3 +41,18 @@ def denoise_with(job: DenoiseJob, context: ClipContext) -> Iterator[torch.Tensor
                 step=step,
             )
             yield z_1CFHW
+
+
+def _predict(
+    job: DenoiseJob, context: ClipContext, z_1CFHW: torch.Tensor, timestep: torch.Tensor
+) -> torch.Tensor:
+    """Predictions [B, C, F, H, W] of all branches, whichever rank and pass they come from."""
+    parts = []
+    for text in job.texts:
+        context.text = text
+        z_BCFHW = z_1CFHW.expand(text.num_branches, -1, -1, -1, -1)
+        z_BCFHW = scale_input(job.scheduler, z_BCFHW, timestep)
+        parts.append(job.adapter.denoise(z_BCFHW, timestep, text))
+    rows, pending = job.branches.gather(parts[0] if len(parts) == 1 else torch.cat(parts))
+    pending.wait()
+    return rows.flatten(0, 1)
