@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check lint types imports train clean
+.PHONY: demo test test-slow check lint types imports train bench bench-long bench-gpu clean
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV) || ( $(PYTHON) -m venv --clear --without-pip $(VENV) \
@@ -46,6 +46,17 @@ train: $(VENV)/.dev
 	$(BIN)/python -m training.denoiser
 	$(BIN)/python -m training.export
 	$(BIN)/python -m training.evaluate --card
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.attention
+	$(BIN)/python -m benchmarks.growth --num-frames 128 256 --repeats 2
+
+bench-long: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.growth --num-frames 128 256 2304 --steps 2 --repeats 1 --out out/bench/long.json
+
+bench-gpu: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.gpu
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -210,6 +210,20 @@ CASES: dict[str, Case] = {
     "bias NaN": (["a", "--global-bias", "nan"], ("--global-bias nan", "give a number")),
     "switch beyond": (["a", "--bias-switch", "1001"], ("--bias-switch 1001", "to 1000")),
     "no patience": (["a", "--timeout", "0"], ("--timeout 0", "from 1")),
+    "mesh that is none": (["a", "--parallel", "2x4"], ("--parallel '2x4'", "cfg=2")),
+    "mesh with three branches": (["a", "--parallel", "cfg=3"], ("'cfg=3'", "cfg is 1 or 2")),
+    "mesh that the ranks do not fill": (
+        ["a", "--parallel", "cfg=2,clip=2", "--nproc-per-node", "3"],
+        ("cfg=2,clip=2", "3 ranks"),
+    ),
+    "mesh of branches without guidance": (
+        ["a", "--parallel", "cfg=2", "--guidance-scale", "1"],
+        ("cfg=2", "--guidance-scale 1"),
+    ),
+    "branches one by one without guidance": (
+        ["a", "--sequential-guidance", "--guidance-scale", "1"],
+        ("--sequential-guidance", "drop it"),
+    ),
     "negative prompt without guidance": (
         ["a", "--negative-prompt", "b", "--guidance-scale", "1"],
         ("--negative-prompt", "--guidance-scale 1", "above 1"),
