@@ -46,6 +46,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "method": ("NAME", "clip-parallel, or independent: no exchange between clips."),
     "device": ("NAME", "auto, cpu or cuda."),
     "dtype": ("NAME", "float32, bfloat16 or float16 (float32)."),
+    "offload": ("", "Keep weights on the CPU, bring them to the GPU block by block."),
     "output": ("FILE", ".mp4, .webm, .gif; no suffix: a directory of PNGs (video.mp4)."),
     "save_latents": ("FILE", "Write the final latents, as safetensors."),
     "initial_latents": ("FILE", "Start from this unit noise, as safetensors."),

@@ -78,6 +78,7 @@ class ModelSpec:
     model          embedded name, preset, directory or hub id in diffusers format
     unet, lora     directory or hub id of another denoiser, of low-rank updates
     fps_condition  frames per second that VideoCrafter2's denoiser is told
+    offload        keep the denoiser's weights on the CPU, and bring them to the GPU by blocks
     """
 
     model: str = "demo"
@@ -87,6 +88,7 @@ class ModelSpec:
     fps_condition: int | None = None
     device: str = "auto"
     dtype: str = "float32"
+    offload: bool = False
 
     def __post_init__(self) -> None:
         for name in ("model", "unet", "revision", "lora"):
@@ -96,6 +98,7 @@ class ModelSpec:
         _check_range("fps_condition", self.fps_condition, 1, 1000)
         _check_choice("device", self.device, DEVICES)
         _check_choice("dtype", self.dtype, DTYPES)
+        _check_switch("offload", self.offload)
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ class VideoInfinityPipeline:
         fps_condition: int | None = None,
         device: str = "auto",
         dtype: str | torch.dtype = "float32",
+        offload: bool = False,
         timeout: float = 600.0,
     ) -> Self:
         """Load an embedded model, a preset, or a directory or hub id in diffusers format.
@@ -135,6 +136,7 @@ class VideoInfinityPipeline:
             fps_condition=fps_condition,
             device=device,
             dtype=str(dtype).removeprefix("torch."),
+            offload=offload,
         )
         spec = replace(spec, device=rank_device(resolve_device(device)))
         comm = api_world(torch.device(spec.device), timeout)

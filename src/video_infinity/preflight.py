@@ -51,6 +51,8 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
     for a latents file that does not fit.
     """
     request = resolve(request, facts.defaults)
+    if request.model.offload and request.model.device == "cpu":
+        raise ConfigError("--offload brings weights to a GPU, and --device is cpu; drop it")
     height, width = chosen(request.video.height), chosen(request.video.width)
     only = facts.defaults
     if facts.fixed_size and (height, width) != (only.height, only.width):

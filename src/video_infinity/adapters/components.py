@@ -79,6 +79,26 @@ def load_tokenizer(directory: Path) -> Any:
         raise ModelError(f"{directory} holds no tokenizer that loads ({reason})") from error
 
 
+def place(module: Any, device: torch.device, *, offload: bool) -> None:
+    """Put a denoiser on a device, or leave its weights on the CPU and bring them block by block."""
+    if not offload:
+        module.to(device)
+        return
+    module.enable_group_offload(
+        onload_device=device,
+        offload_device=torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        use_stream=device.type == "cuda",
+    )
+
+
+def working_device(pipe: Any, denoiser: Any) -> torch.device:
+    """Where a loaded pipeline computes, which is not where offloaded weights are."""
+    device: torch.device = getattr(pipe, "_execution_device", denoiser.device)
+    return device
+
+
 def as_levels(picture_FCHW: torch.Tensor) -> torch.Tensor:
     """A decoder's pictures in [-1, 1] as uint8 [F, H, W, 3] on the CPU."""
     level = (picture_FCHW.float() / 2 + 0.5).clamp(0, 1) * 255

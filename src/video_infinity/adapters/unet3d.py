@@ -29,6 +29,8 @@ from video_infinity.adapters.components import (
     load_part,
     load_scheduler,
     load_tokenizer,
+    place,
+    working_device,
 )
 from video_infinity.adapters.files import count_weights, read_json, weight_files
 from video_infinity.adapters.footprint import Footprint, trace
@@ -71,6 +73,7 @@ class UNet3DAdapter:
     """A loaded model of this family; see `adapters.base.Adapter` for the contract.
 
     text_encoder, tokenizer  None on a rank that reads no text
+    device                   where the denoiser works, which need not be where its weights are
     """
 
     def __init__(
@@ -81,8 +84,9 @@ class UNet3DAdapter:
         text_encoder: Any,
         tokenizer: Any,
         scheduler: Any,
+        device: torch.device,
     ) -> None:
-        self.facts = facts
+        self.facts, self._device = facts, device
         self.unet, self.vae = unet, vae
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
         self._scheduler = scheduler
@@ -92,7 +96,7 @@ class UNet3DAdapter:
 
     @property
     def device(self) -> torch.device:
-        return cast(torch.device, self.unet.device)
+        return self._device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -200,10 +204,12 @@ def load(
     if has_fps(files.denoiser):
         _add_fps(unet, files.denoiser, spec.fps_condition or DEFAULT_FPS_CONDITION, dtype)
     scheduler = load_scheduler(files.base / "scheduler", files.preset.scheduler)
-    for module in (unet, vae, text_encoder):
+    device = torch.device(spec.device)
+    place(unet, device, offload=spec.offload)
+    for module in (vae, text_encoder):
         if module is not None:
-            module.to(torch.device(spec.device))
-    return UNet3DAdapter(facts, unet, vae, text_encoder, tokenizer, scheduler)
+            module.to(device)
+    return UNet3DAdapter(facts, unet, vae, text_encoder, tokenizer, scheduler, device)
 
 
 def drives(denoiser: Any) -> bool:
@@ -215,7 +221,13 @@ def wrap(pipe: Any) -> UNet3DAdapter:
     """Drive the modules of a loaded `TextToVideoSDPipeline`."""
     facts = facts_of(type(pipe).__name__, dict(pipe.unet.config), dict(pipe.vae.config), {})
     return UNet3DAdapter(
-        facts, pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler
+        facts,
+        pipe.unet,
+        pipe.vae,
+        pipe.text_encoder,
+        pipe.tokenizer,
+        pipe.scheduler,
+        working_device(pipe, pipe.unet),
     )
 
 

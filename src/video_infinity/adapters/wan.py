@@ -27,7 +27,9 @@ from video_infinity.adapters.components import (
     load_part,
     load_scheduler,
     load_tokenizer,
+    place,
     silenced,
+    working_device,
 )
 from video_infinity.adapters.files import count_weights, read_json, weight_files
 from video_infinity.adapters.footprint import Footprint, trace
@@ -84,6 +86,7 @@ class WanAdapter:
 
     experts       the denoiser, or two: for high noise, and for low
     text_encoder  None on a rank that reads no text
+    device        where the denoiser works, which need not be where its weights are
     parks_text    keep the text encoder on the CPU while it does not read
     """
 
@@ -96,24 +99,20 @@ class WanAdapter:
         tokenizer: Any,
         scheduler: Any,
         *,
+        device: torch.device,
         parks_text: bool = False,
     ) -> None:
-        self.facts = facts
+        self.facts, self._device = facts, device
         self.experts, self.vae = tuple(experts), vae
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
         self._scheduler, self._parks_text = scheduler, parks_text
         for module in (*self.experts, vae, text_encoder):
             if module is not None:
                 module.eval()
-        if not all(check_formula(expert.rope) for expert in self.experts):
-            raise ModelError(
-                f"{facts.name}: its positions in time follow another formula than diffusers' "
-                "own; this engine cannot extend them"
-            )
 
     @property
     def device(self) -> torch.device:
-        return cast(torch.device, self.experts[0].device)
+        return self._device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -246,11 +245,24 @@ def load(files: ModelFiles, spec: ModelSpec, facts: ModelFacts, *, reads_text: b
         tokenizer = load_tokenizer(files.base / "tokenizer")
     if files.lora is not None:
         fuse_lora(experts, files.lora)
+    if not all(check_formula(expert.rope) for expert in experts):
+        raise ModelError(
+            f"{facts.name}: its positions follow another formula than diffusers' own, which this "
+            "engine cannot extend"
+        )
     scheduler = load_scheduler(files.base / "scheduler", files.preset.scheduler)
-    for module in (*experts, vae):
-        module.to(device)
+    vae.to(device)
+    for expert in experts:
+        place(expert, device, offload=spec.offload)
     return WanAdapter(
-        facts, experts, vae, text_encoder, tokenizer, scheduler, parks_text=device.type != "cpu"
+        facts,
+        experts,
+        vae,
+        text_encoder,
+        tokenizer,
+        scheduler,
+        device=device,
+        parks_text=device.type != "cpu",
     )
 
 
@@ -302,4 +314,12 @@ def wrap(pipe: Any) -> WanAdapter:
         if pipe.transformer_2 is None:
             raise ModelError("the pipeline has a boundary_ratio but no second expert")
         experts.append(pipe.transformer_2)
-    return WanAdapter(facts, experts, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler)
+    return WanAdapter(
+        facts,
+        experts,
+        pipe.vae,
+        pipe.text_encoder,
+        pipe.tokenizer,
+        pipe.scheduler,
+        device=working_device(pipe, pipe.transformer),
+    )

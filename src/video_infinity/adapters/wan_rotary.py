@@ -34,6 +34,7 @@ class TimelineRotary(nn.Module):
             z_BCFHW.shape[3] // rows,
             z_BCFHW.shape[4] // columns,
             self._trained_frames,
+            z_BCFHW.device,
         )
 
 
@@ -41,33 +42,35 @@ class WanRotary:
     """The rotations of one size of picture; see `context.frames.Rotary`."""
 
     def __init__(
-        self, rope: WanRotaryPosEmbed, rows: int, columns: int, trained_frames: int
+        self,
+        rope: WanRotaryPosEmbed,
+        rows: int,
+        columns: int,
+        trained_frames: int,
+        device: torch.device,
     ) -> None:
         self.trained_frames = trained_frames
         self._time_channels = rope.t_dim
-        sizes = [rope.t_dim, rope.h_dim, rope.w_dim]
 
-        def over_picture(buffer: torch.Tensor) -> torch.Tensor:
-            _, by_row, by_column = buffer.split(sizes, dim=1)
+        def table(channels: int, count: int) -> Table:
+            return _table(channels, torch.arange(count, dtype=torch.float64, device=device))
+
+        def over_picture(by_row: torch.Tensor, by_column: torch.Tensor) -> torch.Tensor:
             parts = (
-                by_row[:rows, None].expand(-1, columns, -1),
-                by_column[None, :columns].expand(rows, -1, -1),
+                by_row[:, None].expand(-1, columns, -1),
+                by_column[None].expand(rows, -1, -1),
             )
             return torch.cat(parts, -1).flatten(0, 1)
 
-        self._space = over_picture(rope.freqs_cos), over_picture(rope.freqs_sin)
+        by_row, by_column = table(rope.h_dim, rows), table(rope.w_dim, columns)
+        cos, sin = (over_picture(*pair) for pair in zip(by_row, by_column, strict=True))
+        self._space = cos, sin
 
     def time_table(self, position: torch.Tensor) -> Table:
-        """Angles of float64 positions [...], by diffusers' own formula."""
-        cos, sin = get_1d_rotary_pos_embed(
-            self._time_channels,
-            position.flatten(),
-            use_real=True,
-            repeat_interleave_real=True,
-            freqs_dtype=torch.float64,
-        )
+        """Angles of float64 positions [...]."""
+        cos, sin = _table(self._time_channels, position.flatten())
         shape = (*position.shape, self._time_channels)
-        return cos.float().view(shape), sin.float().view(shape)
+        return cos.view(shape), sin.view(shape)
 
     def in_space(self, x_BFPHD: torch.Tensor) -> torch.Tensor:
         cos_PC, sin_PC = self._space
@@ -94,14 +97,27 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return turned.flatten(-2).to(x.dtype)
 
 
+def _table(channels: int, position_N: torch.Tensor) -> Table:
+    """Angles by diffusers' own formula; the module's buffers may be elsewhere, or have an end."""
+    cos, sin = get_1d_rotary_pos_embed(
+        channels,
+        position_N,
+        use_real=True,
+        repeat_interleave_real=True,
+        freqs_dtype=torch.float64,
+    )
+    return cos.float(), sin.float()
+
+
 def check_formula(rope: Any) -> bool:
-    """Whether `time_table` gives what a model's own table holds."""
+    """Whether this module's formula gives what a model's own table holds."""
     count = min(16, len(rope.freqs_cos))
-    rotary = WanRotary(rope, 1, 1, count)
     positions = torch.arange(count, dtype=torch.float64, device=rope.freqs_cos.device)
-    cos, sin = rotary.time_table(positions)
+    tables = [_table(channels, positions) for channels in (rope.t_dim, rope.h_dim, rope.w_dim)]
     tolerance = 1e-6 if rope.freqs_cos.dtype == torch.float32 else 1e-2
     return all(
-        bool(torch.allclose(ours, own[:count, : rope.t_dim].float(), atol=tolerance))
-        for ours, own in ((cos, rope.freqs_cos), (sin, rope.freqs_sin))
+        bool(torch.allclose(torch.cat(ours, -1), own[:count].float(), atol=tolerance))
+        for ours, own in zip(
+            zip(*tables, strict=True), (rope.freqs_cos, rope.freqs_sin), strict=True
+        )
     )

@@ -5,7 +5,10 @@ Legend: R ranks, N batch, G groups, C channels, F frames, H height, W width
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch.overrides import TorchFunctionMode
 
 from video_infinity.errors import PlanError
 
@@ -47,19 +50,42 @@ def merge_moments(
     return mean_NG, var_NG
 
 
+class _GivenMoments(TorchFunctionMode):
+    """Inside the `with`, a group norm takes these moments in the place of its input's own."""
+
+    def __init__(self, mean_NG: torch.Tensor, var_NG: torch.Tensor) -> None:
+        super().__init__()
+        self._mean_NG, self._var_NG = mean_NG, var_NG
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if func is not torch.nn.functional.group_norm:
+            return func(*args, **named)
+        x_NCFHW, num_groups = args
+        repeat = x_NCFHW.shape[1] // num_groups
+        scale_NC = (self._var_NG + named["eps"]).rsqrt().repeat_interleave(repeat, dim=1)
+        mean_NC = self._mean_NG.repeat_interleave(repeat, dim=1)
+        if named["weight"] is not None:
+            scale_NC = scale_NC * named["weight"]
+        shift_NC = -mean_NC * scale_NC
+        if named["bias"] is not None:
+            shift_NC = shift_NC + named["bias"]
+        scale, shift = (x[:, :, None, None, None] for x in (scale_NC, shift_NC))
+        return torch.addcmul(shift, x_NCFHW, scale).to(x_NCFHW.dtype)
+
+
 def apply_group_norm(
     x_NCFHW: torch.Tensor,
     mean_NG: torch.Tensor,
     var_NG: torch.Tensor,
     norm: torch.nn.GroupNorm,
 ) -> torch.Tensor:
-    """Normalise with given moments and the norm's own affine parameters, as GroupNorm does."""
-    repeat = norm.num_channels // norm.num_groups
-    rstd_NC = (var_NG + norm.eps).rsqrt().repeat_interleave(repeat, dim=1)
-    mean_NC = mean_NG.repeat_interleave(repeat, dim=1)
-    scale_NC = rstd_NC if norm.weight is None else rstd_NC * norm.weight
-    shift_NC = -mean_NC * scale_NC
-    if norm.bias is not None:
-        shift_NC = shift_NC + norm.bias
-    scale, shift = (x[:, :, None, None, None] for x in (scale_NC, shift_NC))
-    return torch.addcmul(shift, x_NCFHW, scale).to(x_NCFHW.dtype)
+    """Normalise with given moments, by a call of the norm itself.
+
+    Its parameters may come only with the call, where weights are offloaded.
+    """
+    with _GivenMoments(mean_NG, var_NG):
+        normed: torch.Tensor = norm(x_NCFHW)
+    return normed
