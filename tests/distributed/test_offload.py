@@ -1,4 +1,4 @@
-"""A pipeline whose weights diffusers keeps elsewhere, and brings block by block or layer by layer."""
+"""A pipeline whose weights diffusers keeps elsewhere and brings by blocks, or layer by layer."""
 
 from __future__ import annotations
 
