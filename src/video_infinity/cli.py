@@ -47,6 +47,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "device": ("NAME", "auto, cpu or cuda."),
     "dtype": ("NAME", "float32, bfloat16 or float16 (float32)."),
     "offload": ("", "Keep weights on the CPU, bring them to the GPU block by block."),
+    "compile": ("", "Let torch.compile have the denoiser's repeated blocks; slow to start."),
     "output": ("FILE", ".mp4, .webm, .gif; no suffix: a directory of PNGs (video.mp4)."),
     "save_latents": ("FILE", "Write the final latents, as safetensors."),
     "initial_latents": ("FILE", "Start from this unit noise, as safetensors."),

@@ -1,8 +1,8 @@
 """What a person asks for, as frozen dataclasses: the only place that validates options.
 
 A field that is None is the model's to choose; `resolve` fills it in from the model's facts.
-The names of the fields are the names of the flags and of the keys in a config file; the one
-exception is `timeout_s`, whose flag and key leave the unit out.
+The names of the fields are the names of the flags and of the keys in a config file, but for those
+in SPELLINGS.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DEFAULT_OUTPUT = Path("video.mp4")
 """Where the command writes unless told; the Python API writes nothing of its own accord."""
 
 
-SPELLINGS = {"timeout_s": "timeout"}
+SPELLINGS = {"timeout_s": "timeout", "compile_blocks": "compile"}
 """Fields whose flag and key are not their name."""
 
 
@@ -79,6 +79,7 @@ class ModelSpec:
     unet, lora     directory or hub id of another denoiser, of low-rank updates
     fps_condition  frames per second that VideoCrafter2's denoiser is told
     offload        keep the denoiser's weights on the CPU, and bring them to the GPU by blocks
+    compile_blocks let torch.compile have the denoiser's repeated blocks
     """
 
     model: str = "demo"
@@ -89,6 +90,7 @@ class ModelSpec:
     device: str = "auto"
     dtype: str = "float32"
     offload: bool = False
+    compile_blocks: bool = False
 
     def __post_init__(self) -> None:
         for name in ("model", "unet", "revision", "lora"):
@@ -99,6 +101,7 @@ class ModelSpec:
         _check_choice("device", self.device, DEVICES)
         _check_choice("dtype", self.dtype, DTYPES)
         _check_switch("offload", self.offload)
+        _check_switch("compile_blocks", self.compile_blocks)
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,7 @@ class VideoInfinityPipeline:
         device: str = "auto",
         dtype: str | torch.dtype = "float32",
         offload: bool = False,
+        compile: bool = False,
         timeout: float = 600.0,
     ) -> Self:
         """Load an embedded model, a preset, or a directory or hub id in diffusers format.
@@ -137,6 +138,7 @@ class VideoInfinityPipeline:
             device=device,
             dtype=str(dtype).removeprefix("torch."),
             offload=offload,
+            compile_blocks=compile,
         )
         spec = replace(spec, device=rank_device(resolve_device(device)))
         comm = api_world(torch.device(spec.device), timeout)

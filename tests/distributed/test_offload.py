@@ -10,6 +10,7 @@ import torch
 
 from tests.tiny import tiny_pipe
 from tests.tiny_wan import tiny_wan_pipe
+from video_infinity.adapters import Adapter
 from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import SingleCommunicator
 from video_infinity.config import Request, resolve
@@ -22,7 +23,10 @@ SIZES = {tiny_pipe: 8, tiny_wan_pipe: 64}
 
 
 def latents(pipe: Any, pixels: int) -> torch.Tensor:
-    adapter = adapter_of(pipe)
+    return latents_of(adapter_of(pipe), pixels)
+
+
+def latents_of(adapter: Adapter, pixels: int) -> torch.Tensor:
     options = {"num_frames": 9, "num_inference_steps": 2, "height": pixels, "width": pixels}
     request = Request.from_options(PromptTimeline.single("a b"), options)
     request = resolve(request, adapter.facts.defaults)

@@ -93,6 +93,13 @@ def place(module: Any, device: torch.device, *, offload: bool) -> None:
     )
 
 
+def compile_blocks(denoiser: torch.nn.Module, kinds: tuple[type[torch.nn.Module], ...]) -> None:
+    """Let torch.compile have every module of these kinds, when it is first called."""
+    for module in denoiser.modules():
+        if isinstance(module, kinds):
+            module.compile()
+
+
 def working_device(pipe: Any, denoiser: Any) -> torch.device:
     """Where a loaded pipeline computes, which is not where offloaded weights are."""
     device: torch.device = getattr(pipe, "_execution_device", denoiser.device)

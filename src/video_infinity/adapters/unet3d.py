@@ -15,8 +15,9 @@ from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet3DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.models.resnet import TemporalConvLayer
+from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from safetensors import safe_open
@@ -26,6 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from video_infinity.adapters.base import Decode, ModelFacts
 from video_infinity.adapters.components import (
     as_levels,
+    compile_blocks,
     load_part,
     load_scheduler,
     load_tokenizer,
@@ -204,6 +206,8 @@ def load(
     if has_fps(files.denoiser):
         _add_fps(unet, files.denoiser, spec.fps_condition or DEFAULT_FPS_CONDITION, dtype)
     scheduler = load_scheduler(files.base / "scheduler", files.preset.scheduler)
+    if spec.compile_blocks:
+        compile_blocks(unet, (ResnetBlock2D, BasicTransformerBlock))
     device = torch.device(spec.device)
     place(unet, device, offload=spec.offload)
     for module in (vae, text_encoder):

@@ -18,12 +18,14 @@ from typing import Any, cast
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_infinity.adapters.base import Decode, ModelFacts
 from video_infinity.adapters.components import (
     as_levels,
+    compile_blocks,
     load_part,
     load_scheduler,
     load_tokenizer,
@@ -251,6 +253,9 @@ def load(files: ModelFiles, spec: ModelSpec, facts: ModelFacts, *, reads_text: b
             "engine cannot extend"
         )
     scheduler = load_scheduler(files.base / "scheduler", files.preset.scheduler)
+    if spec.compile_blocks:
+        for expert in experts:
+            compile_blocks(expert, (WanTransformerBlock,))
     vae.to(device)
     for expert in experts:
         place(expert, device, offload=spec.offload)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 
 from video_infinity.comm import Communicator, Message, Pending
 from video_infinity.plan import Clip, Plan, Transfer
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+
+def eager(function: AnyFunction) -> AnyFunction:
+    """Keep a function out of compiled graphs: what travels, and what is made once for all."""
+    return cast(AnyFunction, torch.compiler.disable(function))
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class FrameExchange:
         self._sends = sends
         self._pending: Pending = comm.post(sends, receives)
 
+    @eager
     def wait(self) -> Neighbourhood:
         """The received frames, in timeline order. Raises ExchangeError at the deadline."""
         self._pending.wait()

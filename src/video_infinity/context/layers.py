@@ -23,7 +23,7 @@ from video_infinity.context.attention import (
     dual_scope_attention,
     query_blocks,
 )
-from video_infinity.context.exchange import FrameExchange, widen
+from video_infinity.context.exchange import FrameExchange, eager, widen
 from video_infinity.context.frames import FrameLayout, Rotary, lay_out_frames
 from video_infinity.context.moments import apply_group_norm, clip_moments, merge_moments
 from video_infinity.context.text import FrameText
@@ -59,6 +59,7 @@ class SharedMoments:
     rows: torch.Tensor
     pending: Pending
 
+    @eager
     def wait(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance [N, G] over the whole timeline."""
         self.pending.wait()
@@ -90,6 +91,7 @@ class ClipContext:
         received = {f for t in transfers if t.target == self.comm.rank for f in t.frames}
         return tuple(sorted(received.union(self.clip.frames)))
 
+    @eager
     def blocks(self, like: torch.Tensor) -> tuple[Block, ...]:
         """The blocks of an attention over time alone, made once for all layers of a step."""
         return self._once(  # type: ignore[no-any-return]
@@ -104,6 +106,7 @@ class ClipContext:
             ),
         )
 
+    @eager
     def frame_layout(self, rotary: Rotary, tokens: int, device: torch.device) -> FrameLayout:
         """The blocks of an attention over frames of tokens, made once for all layers of a step."""
         return self._once(  # type: ignore[no-any-return]
@@ -131,12 +134,14 @@ class ClipContext:
         finally:
             self.bias = before
 
+    @eager
     def moments(self, x_NCFHW: torch.Tensor, num_groups: int) -> SharedMoments:
         """Start sharing the group-norm moments of a layer's input."""
         own = clip_moments(x_NCFHW, num_groups)
         counts = torch.tensor([len(clip) for clip in self.plan.clips], device=own.device)
         return SharedMoments(counts, *self.comm.gather(own))
 
+    @eager
     def exchange(
         self, own: tuple[torch.Tensor, ...], dim: int, halo_frames: int | None = None
     ) -> FrameExchange:
