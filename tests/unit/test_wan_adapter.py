@@ -37,6 +37,8 @@ from video_infinity.errors import ModelError
 from video_infinity.plan import Plan, Scopes, split_timeline
 from video_infinity.timeline import PromptTimeline
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -166,10 +168,11 @@ def test_another_denoiser_takes_the_place_of_the_own(model: Path, tmp_path: Path
 
 
 def test_positions_by_another_formula_are_refused() -> None:
-    pipe = tiny_wan_pipe()
-    pipe.transformer.rope.freqs_cos[3] += 0.01
-    with pytest.raises(ModelError, match="positions in time follow another formula"):
-        adapter_of(pipe)
+    transformer = tiny_transformer()
+    wan.check_positions([transformer], "here")
+    transformer.rope.freqs_cos[3] += 0.01
+    with pytest.raises(ModelError, match="here: its positions follow another formula"):
+        wan.check_positions([transformer], "here")
 
 
 def test_the_footprint_is_traced_without_weights(two_experts: Path) -> None:
@@ -420,7 +423,7 @@ def diffusers_rotation(x_BTHD: torch.Tensor, cos: torch.Tensor, sin: torch.Tenso
 def test_space_and_time_apart_are_diffusers_rotation(channels: int) -> None:
     rows, columns, frames = 4, 3, 7
     rope = WanRotaryPosEmbed(channels, (1, 2, 2), max_seq_len=32)
-    rotary = WanRotary(rope, rows, columns, trained_frames=21)
+    rotary = WanRotary(rope, rows, columns, trained_frames=21, device=CPU)
     shape = (2, frames, rows * columns, 3, channels)
     x_BFPHD = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     expected = diffusers_rotation(
@@ -438,7 +441,7 @@ def test_space_and_time_apart_are_diffusers_rotation(channels: int) -> None:
 @pytest.mark.parametrize("first", [1020, 5000, 10**6])
 def test_positions_have_no_end(first: int) -> None:
     """Beyond diffusers' table of 1,024 as within it, products depend on differences alone."""
-    rotary = WanRotary(WanRotaryPosEmbed(16, (1, 2, 2), max_seq_len=1024), 2, 2, 21)
+    rotary = WanRotary(WanRotaryPosEmbed(16, (1, 2, 2), max_seq_len=1024), 2, 2, 21, CPU)
     x_FPHD = torch.randn(12, 4, 2, 16, generator=torch.Generator().manual_seed(0))
     here, there = (
         rotary.in_time(x_FPHD, rotary.time_table(torch.arange(12, dtype=torch.float64) + start))
@@ -449,7 +452,7 @@ def test_positions_have_no_end(first: int) -> None:
 
 
 def test_a_position_may_lie_between_frames() -> None:
-    rotary = WanRotary(WanRotaryPosEmbed(16, (1, 2, 2), max_seq_len=8), 1, 1, 21)
+    rotary = WanRotary(WanRotaryPosEmbed(16, (1, 2, 2), max_seq_len=8), 1, 1, 21, CPU)
     x_FPHD = torch.randn(1, 1, 1, 16, generator=torch.Generator().manual_seed(0))
     half = rotary.time_table(torch.tensor([0.5]).double())
     whole = rotary.time_table(torch.tensor([1.0]).double())

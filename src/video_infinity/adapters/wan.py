@@ -247,11 +247,7 @@ def load(files: ModelFiles, spec: ModelSpec, facts: ModelFacts, *, reads_text: b
         tokenizer = load_tokenizer(files.base / "tokenizer")
     if files.lora is not None:
         fuse_lora(experts, files.lora)
-    if not all(check_formula(expert.rope) for expert in experts):
-        raise ModelError(
-            f"{facts.name}: its positions follow another formula than diffusers' own, which this "
-            "engine cannot extend"
-        )
+    check_positions(experts, facts.name)
     scheduler = load_scheduler(files.base / "scheduler", files.preset.scheduler)
     if spec.compile_blocks:
         for expert in experts:
@@ -273,6 +269,15 @@ def load(files: ModelFiles, spec: ModelSpec, facts: ModelFacts, *, reads_text: b
 
 _UNFIT = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, OSError)
 """What diffusers' loader raises for files that it was not made for."""
+
+
+def check_positions(experts: Sequence[WanTransformer3DModel], name: str) -> None:
+    """Raise ModelError unless our formula gives the positions of the models' own tables."""
+    if not all(check_formula(expert.rope) for expert in experts):
+        raise ModelError(
+            f"{name}: its positions follow another formula than diffusers' own, which this "
+            "engine cannot extend"
+        )
 
 
 def fuse_lora(experts: Sequence[WanTransformer3DModel], directory: Path) -> None:
