@@ -99,11 +99,17 @@ def check_splittable(scheduler: Any, num_inference_steps: int) -> None:
     or thresholds across frames, or from a hidden source, gives something else.
     """
     z = torch.linspace(-2.0, 3.0, 2 * 8).view(1, 2, 2, 2, 2)
-    together = _walk(copy.deepcopy(scheduler), z, (0, 1), num_inference_steps)
-    apart = [
-        _walk(copy.deepcopy(scheduler), z[:, :, i : i + 1], (i,), num_inference_steps)
-        for i in (0, 1)
-    ]
+    try:
+        together = _walk(copy.deepcopy(scheduler), z, (0, 1), num_inference_steps)
+        apart = [
+            _walk(copy.deepcopy(scheduler), z[:, :, i : i + 1], (i,), num_inference_steps)
+            for i in (0, 1)
+        ]
+    except (ValueError, IndexError) as error:
+        raise ModelError(
+            f"{type(scheduler).__name__} cannot take {num_inference_steps} steps ({error}); "
+            "choose another --num-inference-steps"
+        ) from error
     if not torch.allclose(together, torch.cat(apart, 2), rtol=1e-4, atol=1e-4, equal_nan=True):
         raise ModelError(
             f"{type(scheduler).__name__} draws or thresholds across frames, which cannot be "

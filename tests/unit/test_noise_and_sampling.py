@@ -205,3 +205,8 @@ def test_latents_keep_their_type_whatever_the_models(dtype: torch.dtype) -> None
         scheduler, z.bfloat16(), scheduler.timesteps[0], z, seed=0, frames=range(2), step=0
     )
     assert stepped.dtype == dtype
+
+
+def test_steps_that_a_scheduler_cannot_take_are_told_of() -> None:
+    with pytest.raises(ModelError, match=r"PNDMScheduler cannot take 2 steps .*--num-inference"):
+        check_splittable(diffusers.PNDMScheduler(), 2)
