@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check lint types imports train bench bench-long bench-gpu clean
+.PHONY: demo test test-slow test-faults check lint types imports train bench bench-long bench-gpu clean
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV) || ( $(PYTHON) -m venv --clear --without-pip $(VENV) \
@@ -28,6 +28,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+FAULTS := tests/unit/test_checkpoint.py tests/distributed/test_resume.py tests/end_to_end/test_resume.py
+test-faults: $(VENV)/.dev
+	$(BIN)/python -m pytest --timeout 1200 $(FAULTS)
 
 check: lint types imports test
 

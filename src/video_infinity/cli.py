@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -43,6 +44,9 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "parallel": ("MESH", "Axes of the mesh of ranks: cfg=2,clip=4 (cfg=1)."),
     "sequential_guidance": ("", "Branches of guidance one after the other: less memory."),
     "timeout": ("S", "Longest wait for another rank, in seconds (600)."),
+    "run_dir": ("DIR", "Keep checkpoints here (OUTPUT.run, removed when done)."),
+    "checkpoint_every": ("N|Ns", "Steps or seconds between checkpoints, auto or never (auto)."),
+    "max_restarts": ("N", "Go on by itself after so many failures of a rank (0)."),
     "method": ("NAME", "clip-parallel, or independent: no exchange between clips."),
     "device": ("NAME", "auto, cpu or cuda."),
     "dtype": ("NAME", "float32, bfloat16 or float16 (float32)."),
@@ -59,6 +63,9 @@ OPTIONS: dict[str, tuple[str, str]] = {
 }
 """Every option of a request: placeholder ("" for a switch) and help. Values stay text here: what
 they mean is for config.py to say. Defaults without a number here belong to the model."""
+
+OF_A_RUN = ("resume", "status", "cancel")
+"""Commands that take a run directory in the place of a request."""
 
 app = typer.Typer(
     add_completion=False,
@@ -78,23 +85,31 @@ class Call:
         """A command line that parses to this call."""
         options = dict(self.options)
         prompt = options.pop("prompt", None)
-        words = [self.command]
+        words, last = [self.command], []
+        if self.command in OF_A_RUN:
+            last = ["--", str(options.pop("run_dir"))]
+        elif prompt is not None:
+            last = ["--", prompt]
         for name, value in options.items():
             spelled = "--" + name.replace("_", "-")
             words.append(spelled if value is True else f"{spelled}={value}")
-        return words if prompt is None else [*words, "--", prompt]
+        return [*words, *last]
 
 
 def _takes_request(command: Callable[..., Call]) -> Callable[..., Call]:
     """Give a command of **options the positional prompt and every option of the table."""
     parameters = [_parameter("prompt", list[str], typer.Argument(help="What to show."))]
-    for name, (placeholder, help_text) in OPTIONS.items():
-        spelled = "--" + name.replace("_", "-")
-        declared = typer.Option(spelled, metavar=placeholder or None, help=help_text)
-        parameters.append(_parameter(name, str if placeholder else bool, declared))
+    parameters += [_option(name) for name in OPTIONS]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
+
+
+def _option(name: str) -> inspect.Parameter:
+    placeholder, help_text = OPTIONS[name]
+    spelled = "--" + name.replace("_", "-")
+    declared = typer.Option(spelled, metavar=placeholder or None, help=help_text)
+    return _parameter(name, str if placeholder else bool, declared)
 
 
 def _parameter(name: str, kind: Any, declared: Any) -> inspect.Parameter:
@@ -131,6 +146,49 @@ def plan(**options: Any) -> Call:
     return _call("plan", options)
 
 
+def _takes(*names: str) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
+    """Give a command of **options a run directory and some options of the table."""
+
+    def declare(command: Callable[..., Call]) -> Callable[..., Call]:
+        argument = typer.Argument(metavar="RUN_DIR", help="Directory of the run.")
+        first = _parameter("run_dir", str, argument).replace(
+            default=inspect.Parameter.empty, annotation=Annotated[str, argument]
+        )
+        parameters = [first, *(_option(name) for name in names)]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return declare
+
+
+RESUME_OPTIONS = (
+    *("nproc_per_node", "parallel", "timeout", "checkpoint_every", "max_restarts", "device"),
+    *("quiet", "log_json"),
+)
+
+
+@app.command()
+@_takes(*RESUME_OPTIONS)
+def resume(**options: Any) -> Call:
+    """Go on with a run from its last checkpoint, on any number of ranks."""
+    return _call("resume", options)
+
+
+@app.command()
+@_takes("log_json")
+def status(**options: Any) -> Call:
+    """Say how far a run is."""
+    return _call("status", options)
+
+
+@app.command()
+@_takes()
+def cancel(**options: Any) -> Call:
+    """End a run after the step under way; it can be gone on with."""
+    return _call("cancel", options)
+
+
 @app.command()
 def models() -> Call:
     """What is embedded, and what families of models load."""
@@ -164,8 +222,8 @@ def run(argv: Sequence[str]) -> int:
         return int(parsed)
     except SystemExit as end:  # a rank that has told of its error
         return int(end.code or 0)
-    except KeyboardInterrupt:
-        return report_interrupt()
+    except KeyboardInterrupt as how:
+        return report_interrupt(how)
     except Exception as error:
         return report_error(error)
 
@@ -175,7 +233,21 @@ def _carry_out(call: Call) -> None:
         from video_infinity.command import run_models
 
         return run_models()
-    from video_infinity.options import read_request
+    from video_infinity.options import read_request, read_resume_options
+
+    if call.command in OF_A_RUN:
+        options = dict(call.options)
+        run_dir = Path(options.pop("run_dir")).absolute()
+        parsed = read_resume_options(options)
+        if call.command == "resume":
+            from video_infinity.resuming import run_resume
+
+            return run_resume(run_dir, parsed, call.argv())
+        from video_infinity.observing import run_cancel, run_status
+
+        if call.command == "status":
+            return run_status(run_dir, as_json=parsed.get("log_json", False))
+        return run_cancel(run_dir)
 
     request = read_request(call.options)  # most mistakes end here, before the slow imports
     from video_infinity.command import run_generate, run_plan

@@ -1,39 +1,33 @@
-"""What the commands do: check the request, start or join the ranks, write, and report."""
+"""What the commands do: check the request, make its run directory, start or join the ranks."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+import shlex
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import torch
-
-from video_infinity.adapters import PRESETS, Adapter, ModelFacts, inspect_model, load_model
+from video_infinity.adapters import PRESETS, ModelFacts, inspect_model
 from video_infinity.adapters.registry import FAMILIES
-from video_infinity.comm import Communicator
 from video_infinity.comm.process import in_torchrun
 from video_infinity.config import Request
-from video_infinity.engine import Observer
-from video_infinity.errors import ConfigError
-from video_infinity.failures import is_spawned, report_interrupt
-from video_infinity.launch import command_world, launch_ranks, rank_device
-from video_infinity.output import FrameSink, atomic_write_bytes, partial_path, remove_partial
-from video_infinity.pipeline import run_request
+from video_infinity.errors import ConfigError, RankFailedError, UserError
+from video_infinity.failures import EXIT_MISTAKE, is_spawned, say
+from video_infinity.interrupts import RunStopped
+from video_infinity.launch import launch_ranks
+from video_infinity.output import remove_partial
 from video_infinity.preflight import (
     check_destinations,
     prepare,
     prompt_warnings,
     resolve_device,
     resolve_ranks,
-    video_sink,
 )
-from video_infinity.progress import default_observer, restore_terminal, warn
+from video_infinity.rank import ask_to_stop, files_of, run_rank, warn_of
+from video_infinity.recovery import check_request, check_same, manifest_of, run_dir_of
+from video_infinity.rundir import RunDir, whole_looking
+from video_infinity.space import check_space
 
 
 def run_generate(request: Request, argv: Sequence[str]) -> None:
@@ -44,22 +38,94 @@ def run_generate(request: Request, argv: Sequence[str]) -> None:
     device = resolve_device(request.model.device)
     request = replace(request, model=replace(request.model, device=device))
     facts = inspect_model(request.model)
-    num_ranks = _num_ranks(request)
+    num_ranks = find_ranks(request)
     request = prepare(request, facts, num_ranks)
-    if not is_spawned() and (not in_torchrun() or os.environ["RANK"] == "0"):
+    run_dir = run_dir_of(request)
+    if leads():
         check_destinations(request)
-        _warn(prompt_warnings(request, facts), request)
-    if in_torchrun() or num_ranks == 1:
-        _run_rank(request)
+        warn_of(prompt_warnings(request, facts), request)
+        _begin(request, facts, num_ranks, run_dir)
+    carry_out(request, argv, num_ranks, run_dir)
+
+
+def leads() -> bool:
+    """Whether this process leads the run: the launcher, a rank alone, or torchrun's first."""
+    return not is_spawned() and (not in_torchrun() or os.environ["RANK"] == "0")
+
+
+def _begin(request: Request, facts: ModelFacts, num_ranks: int, run_dir: RunDir) -> None:
+    """Make the run directory; where torchrun has started the ranks again, go on with it."""
+    run_dir.check_free(overwrite=request.output.overwrite or _is_restarted())
+    if _is_restarted() and run_dir.manifest_file.is_file():
+        manifest = run_dir.read_manifest()
+        check_request(manifest, request)
+        check_same(manifest, request)
+        run_dir.lead()
+        run_dir.begin_attempt()
         return
+    check_space(request, facts, run_dir.path.parent)
+    manifest = manifest_of(request, facts, num_ranks)
+    run_dir.create(manifest, overwrite=request.output.overwrite)
+
+
+def _is_restarted() -> bool:
+    return in_torchrun() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def carry_out(request: Request, argv: Sequence[str], num_ranks: int, run_dir: RunDir) -> None:
+    """Run a prepared request that has its directory, from its newest checkpoint on.
+
+    A directory that nobody named goes when the run is done, or was a mistake that got nowhere.
+    """
+    kept = request.run.run_dir is not None
     try:
-        launch_ranks(argv, num_ranks)
-    finally:
-        for path in _files(request):
-            remove_partial(path)
+        if in_torchrun() or (num_ranks == 1 and not request.run.max_restarts):
+            run_rank(request, run_dir)
+        else:
+            try:
+                _launch(request, argv, num_ranks, run_dir)
+            finally:
+                for path in files_of(request):
+                    remove_partial(path)
+    except BaseException as error:
+        if leads() and whole_looking(run_dir.checkpoints):
+            say(f"to go on: video-infinity resume {shlex.quote(str(run_dir.path))}")
+        elif leads() and not kept and _is_mistake(error):
+            run_dir.remove()
+        raise
+    if leads():
+        run_dir.forget_progress() if kept else run_dir.remove()
 
 
-def _num_ranks(request: Request) -> int:
+def _is_mistake(error: BaseException) -> bool:
+    told = isinstance(error, SystemExit) and error.code == EXIT_MISTAKE
+    return told or isinstance(error, UserError)
+
+
+def _launch(request: Request, argv: Sequence[str], num_ranks: int, run_dir: RunDir) -> None:
+    """Spawn the ranks; after a failure again, as often as was asked for."""
+    for restarts_left in range(request.run.max_restarts, -1, -1):
+        run_dir.begin_attempt()
+        try:
+            launch_ranks(argv, num_ranks, lambda: ask_to_stop(run_dir), run_dir.pids)
+        except RankFailedError as error:
+            run_dir.tell("failed", message=str(error))
+            if run_dir.is_finished():
+                return  # the last act was done
+            if not restarts_left:
+                raise
+            if run_dir.asked_to_stop() is not None:
+                raise
+            warn_of([f"{error}; the run goes on by itself"], request)
+            continue
+        stopped_by = run_dir.obeyed()
+        if stopped_by is not None:
+            raise RunStopped(run_dir.path, stopped_by)
+        return
+
+
+def find_ranks(request: Request) -> int:
+    """How many ranks the run has. Raises ConfigError where torchrun and the request disagree."""
     asked, device = request.run.nproc_per_node, request.model.device
     if not in_torchrun():
         return resolve_ranks(asked, device, request.run.parallel)
@@ -70,95 +136,6 @@ def _num_ranks(request: Request) -> int:
         )
     resolve_ranks(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), device)
     return int(os.environ["WORLD_SIZE"])
-
-
-def _run_rank(request: Request) -> None:
-    begin = time.perf_counter()
-    model = replace(request.model, device=rank_device(request.model.device))
-    claimed: list[Path] = []
-    with command_world(
-        torch.device(model.device), request.run.timeout_s, lambda: _abandon(claimed)
-    ) as comm:
-        is_main, run = comm.rank == 0, request.run
-        with default_observer(is_main=is_main, quiet=run.quiet, log_json=run.log_json) as observer:
-            observer("phase", name="load")
-            adapter = load_model(model, reads_text=is_main)
-            if is_main:
-                _warn(_truncated(request, adapter), request)
-            load_seconds = time.perf_counter() - begin
-            report = _write(request, adapter, comm, observer, load_seconds, claimed)
-            observer("done", output=report["output"], seconds=report["seconds"])
-        if is_main and not run.quiet:
-            _print_summary(report)
-
-
-def _write(
-    request: Request,
-    adapter: Adapter,
-    comm: Communicator,
-    observer: Observer,
-    load_seconds: float,
-    claimed: list[Path],
-) -> dict[str, Any]:
-    """Generate, and on rank 0 write every file of the request. Returns the report.
-
-    claimed  takes the files whose temp files are this process's own
-    """
-    sink: FrameSink | nullcontext[None] = nullcontext()
-    if comm.rank == 0:
-        sink = video_sink(request)
-    with sink as frames:
-        if frames is not None:
-            claimed += _files(request)
-
-        def write(piece: torch.Tensor) -> None:
-            if frames is not None:
-                frames.write(piece.numpy())
-
-        report = run_request(request, adapter, comm, write, observer, load_seconds)
-        closing = time.perf_counter()
-    for phase in ("write", "total"):
-        report["seconds"][phase] += time.perf_counter() - closing
-    if comm.rank == 0 and request.output.report is not None:
-        atomic_write_bytes(request.output.report, json.dumps(report, indent=2).encode() + b"\n")
-    return report
-
-
-def _files(request: Request) -> list[Path]:
-    """The files that a request asks for."""
-    output = request.output
-    return [path for path in (output.output, output.save_latents, output.report) if path]
-
-
-def _abandon(claimed: Iterable[Path]) -> None:
-    """Leave nothing behind in a process that cannot unwind."""
-    for path in claimed:
-        partial = partial_path(path)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.unlink(missing_ok=True)
-    restore_terminal()
-    report_interrupt()
-
-
-def _truncated(request: Request, adapter: Adapter) -> list[str]:
-    prompts = dict.fromkeys((*request.timeline.prompts, request.video.negative_prompt))
-    return [
-        f"the text encoder reads only the first part of {prompt!r}; shorten it"
-        for prompt in prompts
-        if adapter.truncated(prompt)
-    ]
-
-
-def _warn(messages: Iterable[str], request: Request) -> None:
-    for message in messages:
-        warn(message, log_json=request.run.log_json)
-
-
-def _print_summary(report: Mapping[str, Any]) -> None:
-    phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report["seconds"].items())
-    frames, ranks = report["num_frames"], report["ranks"]
-    print(f"{report['output'][0]}: {frames} frames on {ranks} rank{'s' * (ranks > 1)}")
-    print(phases)
 
 
 def run_plan(request: Request) -> None:

@@ -13,10 +13,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
+from video_infinity.cadence import Cadence
+from video_infinity.checks import SPELLINGS, check_choice, check_range, check_switch, flag
 from video_infinity.errors import ConfigError
 from video_infinity.mesh import parse_axes
 from video_infinity.plan import GLOBAL_RULES
 from video_infinity.timeline import PromptTimeline
+
+__all__ = ["SPELLINGS", "flag"]
 
 T = TypeVar("T")
 
@@ -26,43 +30,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 MAX_SEED = 2**63 - 1
 DEFAULT_OUTPUT = Path("video.mp4")
 """Where the command writes unless told; the Python API writes nothing of its own accord."""
-
-
-SPELLINGS = {"timeout_s": "timeout", "compile_blocks": "compile"}
-"""Fields whose flag and key are not their name."""
-
-
-def flag(name: str) -> str:
-    """The command line's spelling of a field's name."""
-    return "--" + SPELLINGS.get(name, name).replace("_", "-")
-
-
-def _check_range(
-    name: str, value: float | None, low: float, high: float, *, whole: bool = True, also: str = ""
-) -> None:
-    """Raise ConfigError unless a value is None or a number in range.
-
-    also  what else could be given, for the message
-    """
-    if value is None:
-        return
-    kind = "a whole number" if whole else "a number"
-    remedy = f"give {kind} from {low} to {high}{also}"
-    right_type = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not right_type or value != value:
-        raise ConfigError(f"{flag(name)} {value!r} is not {kind}; {remedy}")
-    if not low <= value <= high:
-        raise ConfigError(f"{flag(name)} {value!r} is out of range; {remedy}")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{flag(name)} {value!r} is unknown; choose from {', '.join(choices)}")
-
-
-def _check_switch(name: str, value: bool) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{flag(name)} {value!r} is no switch; give true or false")
 
 
 def chosen(value: T | None) -> T:
@@ -97,11 +64,11 @@ class ModelSpec:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value.strip()):
                 raise ConfigError(f"{flag(name)} {value!r} is no name; give one, or leave it out")
-        _check_range("fps_condition", self.fps_condition, 1, 1000)
-        _check_choice("device", self.device, DEVICES)
-        _check_choice("dtype", self.dtype, DTYPES)
-        _check_switch("offload", self.offload)
-        _check_switch("compile_blocks", self.compile_blocks)
+        check_range("fps_condition", self.fps_condition, 1, 1000)
+        check_choice("device", self.device, DEVICES)
+        check_choice("dtype", self.dtype, DTYPES)
+        check_switch("offload", self.offload)
+        check_switch("compile_blocks", self.compile_blocks)
 
 
 @dataclass(frozen=True)
@@ -124,14 +91,14 @@ class VideoSpec:
     vae_tiling: bool = False
 
     def __post_init__(self) -> None:
-        _check_range("num_frames", self.num_frames, 1, 10**9)
-        _check_range("height", self.height, 1, 2**16)
-        _check_range("width", self.width, 1, 2**16)
-        _check_range("seed", self.seed, 0, MAX_SEED)
-        _check_range("num_inference_steps", self.num_inference_steps, 1, 1000)
-        _check_range("guidance_scale", self.guidance_scale, 0, 1000, whole=False)
-        _check_range("guidance_scale_2", self.guidance_scale_2, 0, 1000, whole=False)
-        _check_switch("vae_tiling", self.vae_tiling)
+        check_range("num_frames", self.num_frames, 1, 10**9)
+        check_range("height", self.height, 1, 2**16)
+        check_range("width", self.width, 1, 2**16)
+        check_range("seed", self.seed, 0, MAX_SEED)
+        check_range("num_inference_steps", self.num_inference_steps, 1, 1000)
+        check_range("guidance_scale", self.guidance_scale, 0, 1000, whole=False)
+        check_range("guidance_scale_2", self.guidance_scale_2, 0, 1000, whole=False)
+        check_switch("vae_tiling", self.vae_tiling)
         if not isinstance(self.negative_prompt, str):
             raise ConfigError(f"--negative-prompt {self.negative_prompt!r} is no text; put quotes")
 
@@ -152,13 +119,13 @@ class ScopeSpec:
     bias_switch: float | None = None
 
     def __post_init__(self) -> None:
-        _check_range("local_frames", self.local_frames, 0, 10**9)
-        _check_range("global_frames", self.global_frames, 0, 10**6)
+        check_range("local_frames", self.local_frames, 0, 10**9)
+        check_range("global_frames", self.global_frames, 0, 10**6)
         if self.global_rule is not None:
-            _check_choice("global_rule", self.global_rule, GLOBAL_RULES)
-        _check_range("local_bias", self.local_bias, -10_000, 10_000, whole=False)
-        _check_range("global_bias", self.global_bias, -10_000, 10_000, whole=False)
-        _check_range("bias_switch", self.bias_switch, 0, 1000, whole=False)
+            check_choice("global_rule", self.global_rule, GLOBAL_RULES)
+        check_range("local_bias", self.local_bias, -10_000, 10_000, whole=False)
+        check_range("global_bias", self.global_bias, -10_000, 10_000, whole=False)
+        check_range("bias_switch", self.bias_switch, 0, 1000, whole=False)
 
 
 @dataclass(frozen=True)
@@ -172,8 +139,8 @@ class OutputSpec:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        _check_range("fps", self.fps, 0.01, 1000, whole=False)
-        _check_switch("overwrite", self.overwrite)
+        check_range("fps", self.fps, 0.01, 1000, whole=False)
+        check_switch("overwrite", self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -184,6 +151,9 @@ class RunSpec:
     parallel             the mesh, such as "cfg=2,clip=4"; None: all ranks along the clips
     sequential_guidance  branches of the guidance one after the other: less memory, more rounds
     timeout_s            longest wait for another rank
+    run_dir              where checkpoints go, and stay; None: beside the output, until it is done
+    checkpoint_every     steps, or text as Cadence reads it
+    max_restarts         how often a run goes on by itself after a rank has failed
     """
 
     method: str = "clip-parallel"
@@ -191,20 +161,25 @@ class RunSpec:
     parallel: str | None = None
     sequential_guidance: bool = False
     timeout_s: float = 600.0
+    run_dir: Path | None = None
+    checkpoint_every: int | str = "auto"
+    max_restarts: int = 0
     quiet: bool = False
     log_json: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("method", self.method, METHODS)
-        _check_range("nproc_per_node", self.nproc_per_node, 1, 4096, also=", or auto")
+        check_choice("method", self.method, METHODS)
+        check_range("nproc_per_node", self.nproc_per_node, 1, 4096, also=", or auto")
         if self.parallel is not None:
             if not isinstance(self.parallel, str):
                 raise ConfigError(f"--parallel {self.parallel!r} is no text; write cfg=2,clip=4")
             parse_axes(self.parallel)
-        _check_switch("sequential_guidance", self.sequential_guidance)
-        _check_range("timeout_s", self.timeout_s, 1, 10**6, whole=False)
-        _check_switch("quiet", self.quiet)
-        _check_switch("log_json", self.log_json)
+        check_switch("sequential_guidance", self.sequential_guidance)
+        check_range("timeout_s", self.timeout_s, 1, 10**6, whole=False)
+        check_range("max_restarts", self.max_restarts, 0, 1000)
+        Cadence.parse(self.checkpoint_every)
+        check_switch("quiet", self.quiet)
+        check_switch("log_json", self.log_json)
 
 
 _PARTS: dict[str, Any] = {

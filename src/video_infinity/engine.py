@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +23,7 @@ from video_infinity.context.chunks import Chunks, ChunkStream
 from video_infinity.context.exchange import fetch
 from video_infinity.context.layers import BiasSchedule
 from video_infinity.context.text import FrameText
+from video_infinity.keeper import Held, Keeper
 from video_infinity.latents import LatentsWriter, read_latents
 from video_infinity.memory import PeakMemory
 from video_infinity.mesh import mesh_of
@@ -45,12 +46,16 @@ class Observer(Protocol):
 
 @dataclass
 class Measures:
-    """What one rank measured. Seconds by phase and by step; bytes received by step."""
+    """What one rank measured. Seconds by phase and by step; bytes received by step.
+
+    first_step  the step that this process began with
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
     seconds_per_step: list[float] = field(default_factory=list)
     bytes_per_step: list[int] = field(default_factory=list)
     peak_memory_bytes: int = 0
+    first_step: int = 0
 
     @contextmanager
     def phase(self, name: str, observer: Observer) -> Iterator[None]:
@@ -93,9 +98,10 @@ class ClipRun:
         comm: Communicator,
         plan: Plan,
         observer: Observer,
+        keeper: Keeper | None = None,
     ) -> None:
         self._request, self._adapter, self._comm = request, adapter, comm
-        self.plan, self._observer = plan, observer
+        self.plan, self._observer, self._keeper = plan, observer, keeper
         self.measures = Measures()
         self._mesh = mesh_of(request.run.parallel, comm.size)
         self._clips = comm.subgroup(self._mesh.clip_groups)
@@ -132,16 +138,19 @@ class ClipRun:
         return latents
 
     def _walk(self, job: DenoiseJob) -> torch.Tensor:
-        total = len(job.scheduler.timesteps)
-        latents = job.noise_1CFHW
+        total, keeper = len(job.scheduler.timesteps), self._keeper
+        held = Held(self.clip, self._shares().clips)
+        latents = job.noise_1CFHW if job.begun_1CFHW is None else job.begun_1CFHW
         received, begin = self._comm.bytes_received, time.perf_counter()
-        for step, z_1CFHW in enumerate(METHODS[self._request.run.method](job)):
+        steps = METHODS[self._request.run.method](job)
+        for done, z_1CFHW in enumerate(steps, start=job.first_step + 1):
             latents = z_1CFHW
-            now = time.perf_counter()
-            self.measures.seconds_per_step.append(now - begin)
+            self.measures.seconds_per_step.append(time.perf_counter() - begin)
             self.measures.bytes_per_step.append(self._comm.bytes_received - received)
-            received, begin = self._comm.bytes_received, now
-            self._observer("step", step=step + 1, of=total, frames=self.plan.num_latent_frames)
+            self._observer("step", step=done, of=total, frames=self.plan.num_latent_frames)
+            if keeper is not None:
+                keeper.after_step(done, total, z_1CFHW, job.scheduler, held)
+            received, begin = self._comm.bytes_received, time.perf_counter()
         return latents
 
     def job(self) -> DenoiseJob:
@@ -154,7 +163,7 @@ class ClipRun:
         schedule = BiasSchedule(
             chosen(scopes.local_bias), chosen(scopes.global_bias), chosen(scopes.bias_switch)
         )
-        return DenoiseJob(
+        job = DenoiseJob(
             self._adapter,
             self._clips,
             self._branches,
@@ -165,6 +174,22 @@ class ClipRun:
             self._texts(),
             self._noise(),
             request.video.seed,
+        )
+        return job if self._keeper is None else self._gone_on_with(job, self._keeper)
+
+    def _gone_on_with(self, job: DenoiseJob, keeper: Keeper) -> DenoiseJob:
+        """The job from the newest checkpoint on, if there is one."""
+        begin = keeper.find(
+            job.scheduler, self.clip, self.plan.num_latent_frames, self._adapter.device
+        )
+        if begin is None:
+            return job
+        self.measures.first_step = begin.step
+        return replace(
+            job,
+            scheduler=begin.scheduler,
+            first_step=begin.step,
+            begun_1CFHW=begin.z_FCHW.transpose(0, 1)[None],
         )
 
     def _noise(self) -> torch.Tensor:
@@ -231,14 +256,20 @@ class ClipRun:
         """
         facts, comm = self._adapter.facts, self._comm
         chunks = Chunks(self.plan.num_latent_frames, facts.decode_frames)
-        stream, sink = ChunkStream(comm, chunks), self._timed(sink)
+        stream, sink, keeper = ChunkStream(comm, chunks), self._timed(sink), self._keeper
+        first, keep = 0, sink
         tiled = self._request.video.vae_tiling
         shares, own_CFHW = self._shares(), self._share(z_1CFHW)
         with (
             self.measures.phase("decode", self._observer),
             self._adapter.decoding(stream, tiled=tiled) as decode,
         ):
-            for round_ in chunks.rounds(comm.size):
+            if keeper is not None:
+                first, carried = keeper.find_decoded(self._size_HW)
+                stream.go_on(first, carried)
+                keeper.hand_over(sink)
+                keep = keeper.keeping(sink)
+            for round_ in chunks.rounds(comm.size, first):
                 spans = [None if index is None else chunks[index] for index in round_]
                 z_CFHW = fetch(comm, shares, spans, own_CFHW, dim=1)
                 index = round_[comm.rank]
@@ -246,16 +277,18 @@ class ClipRun:
                 if index is not None and z_CFHW is not None:
                     stream.begin(index)
                     picture = decode(z_CFHW)
-                self._collect(spans, picture, sink)
+                self._collect(spans, picture, keep)
+                if keeper is not None:
+                    keeper.after_round(first + comm.size, stream.carried)
+                    first += comm.size
 
     def _collect(
         self, spans: Sequence[Clip | None], picture_PHWC: torch.Tensor | None, sink: Sink
     ) -> None:
         """Hand one round's pictures to rank 0's sink."""
-        video, facts, comm = self._request.video, self._adapter.facts, self._comm
-        size = (chosen(video.height), chosen(video.width), 3)
+        facts, comm = self._adapter.facts, self._comm
         shapes: list[list[tuple[int, ...]]] = [
-            [(len(facts.pixel_frames(span)), *size)] if span else [] for span in spans
+            [(len(facts.pixel_frames(span)), *self._size_HW, 3)] if span else [] for span in spans
         ]
 
         def own(_: int) -> torch.Tensor:
@@ -263,6 +296,10 @@ class ClipRun:
             return picture_PHWC
 
         pull_in_order(comm, shapes, own, sink, dtype=torch.uint8)
+
+    @property
+    def _size_HW(self) -> tuple[int, int]:
+        return chosen(self._request.video.height), chosen(self._request.video.width)
 
     def _timed(self, sink: Sink) -> Sink:
         total = chosen(self._request.video.num_frames)

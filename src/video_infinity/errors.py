@@ -7,6 +7,7 @@
     │   ├── PlanError                 frames, clips, scopes
     │   ├── ModelError                the model is missing, broken or of another kind
     │   ├── LatentsError              a latents file
+    │   ├── ResumeError               a run directory that cannot be gone on with
     │   └── OutputError               a destination that cannot be written
     └── RunError (also RuntimeError)  the request was fine and the run was not: exit code 1
         ├── ExchangeError             another rank did not answer in time, or is gone
@@ -44,6 +45,10 @@ class ModelError(UserError):
 
 class LatentsError(UserError):
     """A latents file has the wrong shape, type or values."""
+
+
+class ResumeError(UserError):
+    """A run directory is none, is in use, or does not belong to this request or model."""
 
 
 class OutputError(UserError):

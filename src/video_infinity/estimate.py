@@ -19,6 +19,7 @@ from video_infinity.engine import make_plan
 from video_infinity.memory import device_memory_bytes
 from video_infinity.mesh import Mesh, mesh_of
 from video_infinity.plan import Plan, Transfer
+from video_infinity.space import run_dir_bytes
 
 BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}
 MOMENT_BYTES = 4
@@ -67,6 +68,7 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
             + (mesh.cfg - 1) * predicted_bytes * len(clips[rank])
             for rank in range(num_ranks)
         ],
+        "run_dir_bytes": run_dir_bytes(request, facts),
     }
 
 
@@ -116,6 +118,8 @@ def describe_plan(predicted: dict[str, Any]) -> str:
         f"mesh: cfg {predicted['parallel']['cfg']}, clip {predicted['parallel']['clip']}",
         f"weights {predicted['weights_bytes'] / 1e6:.1f} MB on every rank, text encoder "
         f"{predicted['text_encoder_bytes'] / 1e6:.1f} MB on rank 0",
+        "run directory at most {checkpoints:.1f} MB of checkpoints, {pictures:.1f} MB of finished "
+        "pictures".format(**{k: v / 1e6 for k, v in predicted["run_dir_bytes"].items()}),
         f"{'rank':>6}{'clip':>16}{'memory':>14}{'received per step':>22}",
     ]
     rows = zip(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from typer.exceptions import TyperException
 
@@ -20,7 +22,7 @@ from video_infinity.errors import (
     UserError,
     VideoInfinityError,
 )
-from video_infinity.interrupts import EXIT_INTERRUPTED
+from video_infinity.interrupts import EXIT_INTERRUPTED, RunStopped
 
 EXIT_FAILED, EXIT_MISTAKE = 1, 2
 
@@ -45,10 +47,15 @@ def report_error(error: Exception) -> int:
     return EXIT_MISTAKE if isinstance(error, UserError | TyperException) else EXIT_FAILED
 
 
-def report_interrupt() -> int:
-    """Say that the run was interrupted, once for all ranks. Returns the exit code."""
-    if not is_spawned():
-        say("interrupted")
+def report_interrupt(how: KeyboardInterrupt | None = None) -> int:
+    """Say that the run was interrupted, once for all ranks. Returns the exit code.
+
+    A spawned rank that has ended in good order is none that failed.
+    """
+    stopped = isinstance(how, RunStopped)
+    if is_spawned():
+        return 0 if stopped else EXIT_INTERRUPTED
+    say("cancelled" if isinstance(how, RunStopped) and how.by == "cancel" else "interrupted")
     return EXIT_INTERRUPTED
 
 
@@ -86,9 +93,21 @@ def _leave_failure(error: BaseException) -> None:
         "message": describe(error),
         "traceback": _trace(error),
     }
-    path = Path(os.environ[FAILURES_DIR]) / f"rank-{os.environ.get('RANK', '0')}.json"
+    leave(Path(os.environ[FAILURES_DIR]), int(os.environ.get("RANK", "0")), failure)
+
+
+def leave(scratch: Path, rank: int, failure: Mapping[str, Any]) -> None:
+    """Note why a rank failed, for `first_failure`."""
+    path = scratch / f"rank-{rank}.json"
     with suppress(OSError):  # no launcher any more, or a full disk: the exit code has to do
         path.write_text(json.dumps(failure), encoding="utf-8")
+
+
+def note_told() -> None:
+    """Note when a spawned rank was told to end: the one that fails first was told by nobody."""
+    path = Path(os.environ[FAILURES_DIR]) / f"told-{os.environ.get('RANK', '0')}.json"
+    with suppress(OSError):
+        path.write_text(json.dumps(time.time()), encoding="utf-8")
 
 
 def first_failure(scratch: Path, exit_codes: Mapping[int, int]) -> UserError | RankFailedError:
@@ -101,7 +120,12 @@ def first_failure(scratch: Path, exit_codes: Mapping[int, int]) -> UserError | R
         int(path.stem.removeprefix("rank-")): json.loads(path.read_text(encoding="utf-8"))
         for path in scratch.glob("rank-*.json")
     }
-    silent = [rank for rank in exit_codes if rank not in failures]
+    told = {
+        int(path.stem.removeprefix("told-")): json.loads(path.read_text(encoding="utf-8"))
+        for path in scratch.glob("told-*.json")
+    }
+    first = min((failure["time"] for failure in failures.values()), default=math.inf)
+    silent = [r for r in exit_codes if r not in failures and told.get(r, -math.inf) < first]
     if silent and all(failure["secondary"] for failure in failures.values()):
         return RankFailedError(silent[0], _how_it_ended(exit_codes[silent[0]]))
     assert failures, "a rank failed, and left neither an exit code nor a word"

@@ -9,6 +9,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 EXIT_INTERRUPTED = 130
@@ -17,6 +19,17 @@ GRACE_S = 3.0
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 1.0
+
+
+class RunStopped(KeyboardInterrupt):
+    """The run has ended early and in good order, because somebody asked.
+
+    by  "signal" or "cancel"
+    """
+
+    def __init__(self, run_dir: Path, by: str) -> None:
+        super().__init__()
+        self.run_dir, self.by = run_dir, by
 
 
 def heeded_signals() -> list[signal.Signals]:
@@ -42,8 +55,41 @@ def interrupt_on_signals() -> None:
 
 
 @contextmanager
+def asking_first(ask: Callable[[], None]) -> Iterator[None]:
+    """Let the first ending signal ask for an end in good order, and the second end at once.
+
+    ask  raises OSError if it cannot; then the first ends at once as well
+    """
+    before = {number: signal.getsignal(number) for number in heeded_signals()}
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def first(number: int, frame: FrameType | None) -> None:
+        put_back()
+        try:
+            ask()
+        except OSError:
+            handler = before[signal.Signals(number)]
+            assert callable(handler)
+            handler(number, frame)
+
+    for number in before:
+        signal.signal(number, first)
+    try:
+        yield
+    finally:
+        put_back()
+
+
+@contextmanager
 def ending_when_told(
-    clean_up: Callable[[], None], is_orphan: Callable[[], bool] = lambda: False
+    clean_up: Callable[[], None],
+    is_orphan: Callable[[], bool] = lambda: False,
+    *,
+    asks_first: bool = False,
+    told: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """See that this process ends when it is told, whatever its main thread is doing.
 
@@ -51,21 +97,25 @@ def ending_when_told(
     thread cleans up in its stead and ends the process. The wake-up descriptor is written to by
     whichever thread the system hands the signal to.
 
-    clean_up   called from that other thread
-    is_orphan  asked every second; an orphan tells itself to end
+    clean_up    called from that other thread
+    is_orphan   asked every second; an orphan tells itself to end
+    asks_first  the first signal is one that `asking_first` takes
+    told        called at once, from that other thread
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer)
     unwound = threading.Event()
-    watch = (reader, unwound, clean_up, is_orphan)
-    threading.Thread(target=_watch, args=watch, daemon=True).start()
+    watch = (reader, unwound, clean_up, is_orphan, 2 if asks_first else 1, told)
+    thread = threading.Thread(target=_watch, args=watch, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         unwound.set()
         signal.set_wakeup_fd(before)
         os.close(writer)
+        thread.join(_POLL_S)  # so that `told` is not cut off
 
 
 def _watch(
@@ -73,14 +123,17 @@ def _watch(
     unwound: threading.Event,
     clean_up: Callable[[], None],
     is_orphan: Callable[[], bool],
+    signals_left: int,
+    told: Callable[[], None],
 ) -> None:
-    told = False
-    while not told and not unwound.is_set():
+    while signals_left > 0 and not unwound.is_set():
         if is_orphan():
             os.kill(os.getpid(), signal.SIGTERM)
         if select.select([reader], [], [], _POLL_S)[0]:
-            told = any(number in _SIGNALS for number in os.read(reader, 64))
+            signals_left -= sum(number in _SIGNALS for number in os.read(reader, 64))
     os.close(reader)
+    if signals_left <= 0:
+        told()
     if unwound.wait(GRACE_S):
         return
     try:

@@ -23,8 +23,15 @@ import torch.distributed as dist
 
 from video_infinity.comm import Communicator, SingleCommunicator
 from video_infinity.comm.process import ProcessCommunicator, in_torchrun, joined_world
-from video_infinity.failures import FAILURES_DIR, first_failure, is_spawned, report_error
-from video_infinity.interrupts import ending_when_told, heeded_signals
+from video_infinity.failures import (
+    FAILURES_DIR,
+    first_failure,
+    is_spawned,
+    note_told,
+    report_error,
+)
+from video_infinity.interrupts import asking_first, ending_when_told, heeded_signals
+from video_infinity.watch import ending_stopped_ranks
 
 SHUTDOWN_TIMEOUT_S = 10
 """How long a rank may take to end when told, before it is killed; more than GRACE_S."""
@@ -49,23 +56,35 @@ def api_world(device: torch.device, timeout_s: float) -> Communicator:
 
 @contextmanager
 def command_world(
-    device: torch.device, timeout_s: float, clean_up: Callable[[], None]
+    device: torch.device,
+    timeout_s: float,
+    clean_up: Callable[[], None],
+    ask: Callable[[], None],
 ) -> Iterator[Communicator]:
     """The world of a command: torchrun's or our launcher's, or one rank alone.
 
     clean_up  what to do, from another thread, before ending a rank that hangs when told to end
+    ask       what the first signal does where this process leads itself: ask for a good end
     """
     launcher = os.getppid()
-    with ending_when_told(clean_up, lambda: is_spawned() and _is_orphan(launcher)):
-        if not in_torchrun():
+    if not in_torchrun():
+        with ending_when_told(clean_up, asks_first=True), asking_first(ask):
             yield SingleCommunicator()
-            return
-        with joined_world(device, timeout_s) as comm:
-            try:
-                yield comm
-            except Exception as error:
-                # Before the world is left: the others take that for an error of their own.
-                sys.exit(report_error(error))
+        return
+    spawned = is_spawned()
+    with (
+        ending_when_told(
+            clean_up,
+            lambda: spawned and _is_orphan(launcher),
+            told=note_told if spawned else lambda: None,
+        ),
+        joined_world(device, timeout_s) as comm,
+    ):
+        try:
+            yield comm
+        except Exception as error:
+            # Before the world is left: the others take that for an error of their own.
+            sys.exit(report_error(error))
 
 
 def _is_orphan(launcher: int) -> bool:
@@ -76,14 +95,20 @@ def _is_orphan(launcher: int) -> bool:
     return True
 
 
-def launch_ranks(argv: Sequence[str], num_ranks: int) -> None:
+def launch_ranks(
+    argv: Sequence[str],
+    num_ranks: int,
+    ask: Callable[[], None],
+    pids: Callable[[], Mapping[int, int]],
+) -> None:
     """Run a command line on `num_ranks` processes of this machine, until all are done.
 
+    ask   what the first ending signal does: ask the ranks for a good end
+    pids  process ids by rank, as far as they are known
     Raises UserError or RankFailedError with the error of the rank that failed first, and
-    KeyboardInterrupt if a signal ended it. No process is left behind.
+    KeyboardInterrupt if a second signal ended it. No process is left behind.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -99,19 +124,22 @@ def launch_ranks(argv: Sequence[str], num_ranks: int) -> None:
         max_restarts=0,
         monitor_interval=0.1,
         shutdown_timeout=SHUTDOWN_TIMEOUT_S,
-        signals_to_handle=",".join(number.name for number in heeded_signals()),
+        signals_to_handle="",  # ours raise KeyboardInterrupt, which it takes as well
         logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
     )
     # -P: a file in the working directory must not stand in for a module.
     rank_argv = ("-P", "-m", "video_infinity", *argv)
     try:
-        with _tamed_elastic(), _environment(_rank_environment(num_ranks, scratch)):
+        with (
+            _tamed_elastic(),
+            _environment(_rank_environment(num_ranks, scratch)),
+            asking_first(ask),
+            ending_stopped_ranks(scratch, pids),
+        ):
             elastic_launch(config, sys.executable)(*rank_argv)
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         raise first_failure(scratch, codes) from None
-    except SignalException as error:
-        raise KeyboardInterrupt from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

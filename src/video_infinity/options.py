@@ -32,6 +32,13 @@ def read_request(options: Mapping[str, Any]) -> Request:
     return Request.from_options(timeline, merged)
 
 
+def read_resume_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `resume` by their fields' names. Raises ConfigError for what is out of range."""
+    parsed = _parsed(options)
+    check_options(parsed)
+    return parsed
+
+
 def read_config_file(path: Path) -> dict[str, Any]:
     """Options from a YAML file, named as the flags, with dashes or underscores.
 

@@ -131,6 +131,7 @@ class FrameSink(ABC):
         self._shape_HWC = (height, width, 3)
         self._overwrite = overwrite
         self._lock: int | None = None
+        self._finished = False
 
     def write(self, frames_FHWC: npt.NDArray[np.uint8]) -> None:
         """Append F frames, uint8 [F, height, width, 3]; F may be 0.
@@ -158,13 +159,24 @@ class FrameSink(ABC):
         if exception_type is not None:
             self._discard()
             return
+        self.finish()
         with self._whole_or_absent():
-            if self.num_frames == 0:
-                raise RunError(f"no frame came for {self._path}, so it was not written; run again")
-            self._finish()
             check_destination(self._path, overwrite=self._overwrite)
             replace(self._partial, self._path)
         self._unlock()
+
+    def finish(self) -> int:
+        """Bring all bytes to the disk, so that the renaming alone is left.
+
+        Returns the inode that the video will have.
+        """
+        with self._whole_or_absent():
+            if self.num_frames == 0:
+                raise RunError(f"no frame came for {self._path}, so it was not written; run again")
+            if not self._finished:
+                self._finish()
+            self._finished = True
+            return self._partial.stat().st_ino
 
     @abstractmethod
     def _begin(self) -> None: ...

@@ -18,6 +18,7 @@ from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import Communicator, SingleCommunicator
 from video_infinity.config import ModelSpec, Request, chosen, unknown_option
 from video_infinity.engine import ClipRun, Observer, Sink, make_plan
+from video_infinity.keeper import Keeper
 from video_infinity.latents import LatentsWriter
 from video_infinity.launch import api_world, rank_device
 from video_infinity.output import check_new_file
@@ -34,15 +35,17 @@ def run_request(
     sink: Sink,
     observer: Observer,
     load_seconds: float,
+    keeper: Keeper | None = None,
 ) -> dict[str, Any]:
     """Carry out a prepared request on this rank; all ranks call this alike.
 
-    sink  takes the frames, on rank 0 alone
+    sink    takes the frames, on rank 0 alone
+    keeper  saves the run, and finds where to go on
     Returns the report (the same on every rank).
     """
     begin = time.perf_counter()
     plan = make_plan(request, adapter.facts, comm.size)
-    run = ClipRun(request, adapter, comm, plan, observer)
+    run = ClipRun(request, adapter, comm, plan, observer, keeper)
     latents = run.denoise()
     save = request.output.save_latents
     if save is not None:
@@ -57,7 +60,10 @@ def run_request(
     run.deliver_frames(latents, sink)
     run.measures.seconds["load"] = load_seconds
     run.measures.seconds["total"] = time.perf_counter() - begin + load_seconds
-    return _report(request, adapter, run, comm)
+    report = _report(request, adapter, run, comm)
+    if keeper is not None:
+        report["checkpoints"] = {"made": keeper.num_saved, "seconds": keeper.seconds}
+    return report
 
 
 def _report(request: Request, adapter: Adapter, run: ClipRun, comm: Communicator) -> dict[str, Any]:
@@ -85,6 +91,7 @@ def _report(request: Request, adapter: Adapter, run: ClipRun, comm: Communicator
             "write": write + seconds.get("latents", 0.0),
             "total": seconds["total"],
         },
+        "first_step": measures.first_step,
         "seconds_per_step": measures.seconds_per_step,
         "bytes_received_per_step": [rank["bytes"] for rank in per_rank],
         "peak_memory_bytes": [rank["peak"] for rank in per_rank],

@@ -356,7 +356,7 @@ def nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the mistake was not found before the work began")
 
     monkeypatch.setattr("video_infinity.command.launch_ranks", begin)
-    monkeypatch.setattr("video_infinity.command.load_model", begin)
+    monkeypatch.setattr("video_infinity.rank.load_model", begin)
 
 
 def files_below(directory: Path) -> dict[str, bytes]:

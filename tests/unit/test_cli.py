@@ -12,8 +12,8 @@ OF_THE_ISSUE = [
     *("model", "unet", "revision", "lora", "timeline", "num-frames", "seed"),
     *("num-inference-steps", "guidance-scale", "guidance-scale-2", "negative-prompt"),
     *("height", "width", "fps", "fps-condition", "local-frames", "global-frames", "global-rule"),
-    *("local-bias", "global-bias", "bias-switch", "vae-tiling"),
-    *("nproc-per-node", "timeout", "method", "device", "dtype", "output"),
+    *("local-bias", "global-bias", "bias-switch", "vae-tiling", "nproc-per-node", "timeout"),
+    *("run-dir", "checkpoint-every", "max-restarts", "method", "device", "dtype", "output"),
     *("save-latents", "initial-latents", "report", "config", "overwrite", "quiet", "log-json"),
 ]
 
@@ -52,6 +52,8 @@ def test_values_stay_text() -> None:
         ["generate", "--timeline", "a b.yaml", "--output="],
         ["plan", ""],
         ["models"],
+        ["resume", "some place/video.mp4.run", "--nproc-per-node=3", "--quiet"],
+        ["resume", "--", "-odd"],
     ],
 )
 def test_ranks_get_the_same_call(words: list[str]) -> None:

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from video_infinity.errors import ExchangeError, RankFailedError, RunError, UserError
-from video_infinity.failures import FAILURES_DIR, first_failure, is_spawned, report_error
+from video_infinity.failures import (
+    FAILURES_DIR,
+    first_failure,
+    is_spawned,
+    note_told,
+    report_error,
+)
 from video_infinity.launch import _environment, _rank_environment
 
 
@@ -76,6 +82,26 @@ def test_a_rank_that_died_without_a_word(
 ) -> None:
     fail(0, ExchangeError("connection closed by peer"), scratch, monkeypatch)
     assert str(first_failure(scratch, {0: 1, 1: code})) == f"rank 1 failed: {says}"
+
+
+def test_one_that_was_told_to_end_because_another_failed_is_not_blamed(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail(0, ExchangeError("nobody answers"), scratch, monkeypatch)
+    monkeypatch.setenv("RANK", "1")
+    note_told()
+    assert str(first_failure(scratch, {0: 1, 1: 130})) == "rank 0 failed: nobody answers"
+
+
+def test_one_that_somebody_told_to_end_is_blamed(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FAILURES_DIR, str(scratch))
+    monkeypatch.setenv("RANK", "1")
+    note_told()
+    fail(0, ExchangeError("connection closed by peer"), scratch, monkeypatch)
+    error = first_failure(scratch, {0: 1, 1: 130})
+    assert str(error) == "rank 1 failed: a signal told it to end"
 
 
 def test_a_launcher_that_is_gone_is_not_missed(

@@ -14,6 +14,7 @@ from typing import Any
 
 from video_infinity.adapters.base import Adapter, ModelFacts
 from video_infinity.adapters.files import locate, read_json
+from video_infinity.adapters.fingerprint import fingerprint
 from video_infinity.adapters.footprint import Footprint
 from video_infinity.config import ModelSpec
 from video_infinity.errors import ModelError
@@ -125,6 +126,15 @@ def trace_model(spec: ModelSpec, facts: ModelFacts, height: int, width: int) -> 
     files = _find(spec)
     driver = import_module(_family(files).driver)
     return driver.footprint(files, facts, height, width)  # type: ignore[no-any-return]
+
+
+def model_fingerprint(spec: ModelSpec) -> dict[str, str]:
+    """What tells a model from another of the same name: a digest for each of its files."""
+    files = _find(spec)
+    roots = {"model": files.base, "denoiser": files.denoiser}
+    if files.denoiser.is_relative_to(files.base):
+        del roots["denoiser"]
+    return fingerprint(roots if files.lora is None else {**roots, "lora": files.lora})
 
 
 def adapter_of(pipe: Any) -> Adapter:

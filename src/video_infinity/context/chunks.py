@@ -39,9 +39,9 @@ class Chunks:
         start = index * self.chunk_frames
         return Clip(start, min(start + self.chunk_frames, self.num_latent_frames))
 
-    def rounds(self, num_ranks: int) -> Iterator[list[int | None]]:
-        """In each round the chunk of every rank, or None."""
-        for first in range(0, len(self), num_ranks):
+    def rounds(self, num_ranks: int, first_chunk: int = 0) -> Iterator[list[int | None]]:
+        """In each round, from `first_chunk` on, the chunk of every rank, or None."""
+        for first in range(first_chunk, len(self), num_ranks):
             indices = range(first, first + num_ranks)
             yield [index if index < len(self) else None for index in indices]
 
@@ -57,7 +57,9 @@ class ChunkStream:
     def __init__(self, comm: Communicator, chunks: Chunks) -> None:
         self._comm, self._chunks = comm, chunks
         self._index = -1
+        self._first = 0
         self._carried: dict[Any, torch.Tensor] = {}
+        self._left_over: list[torch.Tensor] = []
         self.part: Any = None
 
     @property
@@ -65,9 +67,18 @@ class ChunkStream:
         """Whether the chunk begins the video."""
         return self._index == 0
 
+    @property
+    def carried(self) -> list[torch.Tensor]:
+        """Between two rounds, on rank 0: what the next one follows, in the order of the layers."""
+        return list(self._carried.values())
+
+    def go_on(self, first_chunk: int, carried: list[torch.Tensor]) -> None:
+        """Begin at a chunk, with what `carried` was before it, on whatever number of ranks."""
+        self._first, self._left_over = first_chunk, list(carried)
+
     def begin(self, index: int) -> None:
         """Decode chunk `index` next; it must be this rank's in its round."""
-        assert index % self._comm.size == self._comm.rank
+        assert (index - self._first) % self._comm.size == self._comm.rank
         self._index = index
 
     def before(self, layer: Any, own_NCFHW: torch.Tensor, num_frames: int) -> torch.Tensor | None:
@@ -86,6 +97,8 @@ class ChunkStream:
             return arrived
         # Rank 0's next chunk follows what has arrived; this one follows what came a round ago.
         head = self._carried.pop((self.part, layer), None)
+        if self._left_over:
+            head = self._left_over.pop(0).to(own_NCFHW.device)
         if arrived is not None:
             self._carried[self.part, layer] = arrived
         return head

@@ -22,10 +22,12 @@ class DenoiseJob:
 
     comm              between the ranks of the clips
     branches          between the ranks that share a clip's branches of guidance
-    scheduler         fresh, its timesteps set
+    scheduler         its timesteps set, in the state of `first_step`
     texts             of the clip's frames, for each pass of the denoiser: the branches of
                       guidance that this rank goes through, together or one after the other
     noise_1CFHW       unit noise of the clip's frames, float32
+    first_step        the step to begin with
+    begun_1CFHW       the clip's latents before it; None: the noise
     """
 
     adapter: Adapter
@@ -38,6 +40,8 @@ class DenoiseJob:
     texts: tuple[FrameText, ...]
     noise_1CFHW: torch.Tensor
     seed: int
+    first_step: int = 0
+    begun_1CFHW: torch.Tensor | None = None
 
     @property
     def clip(self) -> Clip:
@@ -48,4 +52,4 @@ class Method(Protocol):
     """A way to denoise a long video."""
 
     def __call__(self, job: DenoiseJob) -> Iterator[torch.Tensor]:
-        """Yield the clip's latents [1, C, F, H, W] after every step of the scheduler."""
+        """Yield the clip's latents [1, C, F, H, W] after every step from `job.first_step` on."""

@@ -25,9 +25,12 @@ def denoise_with(job: DenoiseJob, context: ClipContext) -> Iterator[torch.Tensor
     """Denoise this rank's clip with what `context` brings to the layers that look over time."""
     scheduler, adapter = job.scheduler, job.adapter
     wide = torch.promote_types(adapter.dtype, torch.float32)
-    z_1CFHW = job.noise_1CFHW.to(adapter.device, wide) * initial_sigma(scheduler)
+    z_1CFHW = job.begun_1CFHW
+    if z_1CFHW is None:
+        z_1CFHW = job.noise_1CFHW.to(adapter.device, wide) * initial_sigma(scheduler)
     with installed(adapter.sites(), context):
-        for step, timestep in enumerate(scheduler.timesteps):
+        for step in range(job.first_step, len(scheduler.timesteps)):
+            timestep = scheduler.timesteps[step]
             noise_level = float(timestep)
             with context.at(noise_level, step):
                 predicted = _predict(job, context, z_1CFHW, timestep)
