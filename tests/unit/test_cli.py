@@ -12,8 +12,19 @@ OF_THE_ISSUE = [
     *("model", "unet", "revision", "lora", "timeline", "num-frames", "seed"),
     *("num-inference-steps", "guidance-scale", "guidance-scale-2", "negative-prompt"),
     *("height", "width", "fps", "fps-condition", "local-frames", "global-frames", "global-rule"),
-    *("local-bias", "global-bias", "bias-switch", "vae-tiling", "nproc-per-node", "timeout"),
-    *("run-dir", "checkpoint-every", "max-restarts", "method", "device", "dtype", "output"),
+    *("local-bias", "global-bias", "bias-switch", "vae-tiling", "nproc-per-node", "parallel"),
+    *("sequential-guidance", "timeout"),
+    *(
+        "run-dir",
+        "checkpoint-every",
+        "max-restarts",
+        "method",
+        "device",
+        "dtype",
+        "offload",
+        "compile",
+        "output",
+    ),
     *("save-latents", "initial-latents", "report", "config", "overwrite", "quiet", "log-json"),
 ]
 
