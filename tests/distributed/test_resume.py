@@ -58,14 +58,19 @@ MULTISTEP = "multistep, UniPC"
 
 
 def denoise(
-    name: str, size: int, run_dir: RunDir | None = None, stop_after: int | None = None
+    name: str,
+    size: int,
+    run_dir: RunDir | None = None,
+    stop_after: int | None = None,
+    parallel: str | None = None,
 ) -> torch.Tensor | None:
     """The whole video's final latents; None if the run was stopped."""
     module, case = CASES[name]
 
     def work(comm: Communicator, adapter: Adapter) -> torch.Tensor | None:
         request = resolve(
-            module.request_of(case, num_inference_steps=STEPS), adapter.facts.defaults
+            module.request_of(case, num_inference_steps=STEPS, parallel=parallel),
+            adapter.facts.defaults,
         )
 
         def observer(event: str, **data: Any) -> None:
@@ -88,7 +93,8 @@ def denoise(
     if parts[0] is None:
         assert all(part is None for part in parts), "all ranks end alike"
         return None
-    return torch.cat([part for part in parts if part is not None], 1)
+    a_clip = 2 if parallel else 1  # ranks of one clip
+    return torch.cat([part for part in parts[::a_clip] if part is not None], 1)
 
 
 @cache
@@ -117,6 +123,19 @@ def test_the_same_ranks_give_the_same_bits(name: str, run_dir: RunDir) -> None:
     assert whole is not None and resumed is not None
     assert torch.equal(resumed, whole)
     assert whole_looking(run_dir.checkpoints)[0] == STEPS
+
+
+@pytest.mark.parametrize("mesh_first", [True, False])
+def test_a_mesh_goes_on_as_one_rank_and_back(mesh_first: bool, run_dir: RunDir) -> None:
+    """Ranks that hold the same clip share it out when they save."""
+    before, after = ((4, "cfg=2"), (1, None)) if mesh_first else ((1, None), (4, "cfg=2"))
+    whole = undisturbed(MULTISTEP, 1)
+    stopped = denoise(MULTISTEP, before[0], run_dir, STOPPED_AFTER, parallel=before[1])
+    assert stopped is None
+    run_dir.begin_attempt()
+    resumed = denoise(MULTISTEP, after[0], run_dir, parallel=after[1])
+    assert whole is not None and resumed is not None
+    assert relative_difference(resumed, whole) < TOLERANCE
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 3), (3, 2)])
