@@ -2,11 +2,13 @@
 
 Generates the same prompts and seeds with every setting, through the public API, and reads the
 frames with the judge of `training`, which knows real renderings only. Consistency never stands
-without motion beside it: a frozen video is perfectly consistent.
+without motion beside it: a frozen video is perfectly consistent. The first row is the world itself,
+rendered for the same prompts.
 
     python -m benchmarks.scopes --settings 16:0 8:8 4:8 --num-frames 96 --prompts 6
 
-A setting is H:G or H:G:LOCAL_BIAS:GLOBAL_BIAS. Writes JSON and prints a table.
+A setting is H:G or H:G:LOCAL_BIAS:GLOBAL_BIAS. Prints the means of a setting over its videos, and
+writes JSON with one row for each video.
 """
 
 from __future__ import annotations
@@ -48,6 +50,22 @@ def score(frames_FHWC: np.ndarray[Any, Any], scene: world.Scene, judge: Judge) -
     return shares | {"median pixels a frame": float(step_F.median())}
 
 
+def real_video(scene: int, num_frames: int, seed: int) -> np.ndarray[Any, Any]:
+    """The world's own frames [F, H, W, 3] for one of data.SCENES, with a digit as in training."""
+    generator = torch.Generator().manual_seed(seed)
+    scene_N = torch.tensor([scene])
+    clips = data.draw_clips(generator, 1, num_frames, data.exemplar_glyphs(), scene_N)
+    frames_F3HW = clips.frames(torch.arange(num_frames), torch.zeros(num_frames).long())
+    return (frames_F3HW.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+
+
+def report(setting: str, rows: list[dict[str, float]]) -> None:
+    """Print a setting's means over its videos."""
+    means = {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
+    figures = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+    print(f"{setting:>14}  {figures}", flush=True)
+
+
 def parse_setting(text: str) -> dict[str, float]:
     """H:G or H:G:LOCAL_BIAS:GLOBAL_BIAS as keywords of the pipeline."""
     local, count, *bias = text.split(":")
@@ -73,10 +91,13 @@ def main() -> None:
     arguments.judge.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     judge, pipe = Judge(arguments.judge), VideoInfinityPipeline.from_pretrained("demo")
-    scenes = [data.SCENES[i] for i in balanced_scenes(arguments.prompts)]
-    results: dict[str, dict[str, float]] = {}
+    indices = balanced_scenes(arguments.prompts)
+    scenes = [data.SCENES[i] for i in indices]
+    real = [real_video(i, arguments.num_frames, seed) for seed, i in enumerate(indices)]
+    results = {"real": [score(v, scene, judge) for v, scene in zip(real, scenes, strict=True)]}
+    report("real", results["real"])
     for text in arguments.settings:
-        rows = []
+        rows = results[text] = []
         for seed, scene in enumerate(scenes):
             options = parse_setting(text)
             if arguments.steps:
@@ -85,9 +106,7 @@ def main() -> None:
                 scene.prompt(), num_frames=arguments.num_frames, seed=seed, **options
             ) as video:
                 rows.append(score(np.stack(list(video)), scene, judge))
-        results[text] = {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in results[text].items())
-        print(f"{text:>14}  {figures}", flush=True)
+        report(text, rows)
     arguments.out.write_text(json.dumps(vars(arguments) | {"results": results}, default=str))
 
 
