@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -178,6 +179,12 @@ def test_it_goes_on_by_itself(model: Path, whole: Path, tmp_path: Path) -> None:
     assert_same(cwd, whole)
 
 
+def ready(running: program.Running) -> None:
+    """Wait until both ranks are there, or the run is over."""
+    process = running.process
+    assert program.eventually(lambda: len(running.ranks()) == 2 or process.poll() is not None, 120)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_twenty_kills(model: Path, whole: Path, tmp_path: Path) -> None:
@@ -188,15 +195,17 @@ def test_twenty_kills(model: Path, whole: Path, tmp_path: Path) -> None:
     started = words(model, "--checkpoint-every", "1")
     while kills < 20:
         running = program.Running(started, cwd)
-        assert program.eventually(lambda run=running: len(run.ranks()) == 2, 60)  # type: ignore[misc]
+        ready(running)
         time.sleep(draw.uniform(0, 12))
-        ranks = running.ranks()
+        ranks, victim = running.ranks(), draw.randrange(2)
         if len(ranks) == 2:
-            os.kill(ranks[draw.randrange(2)], signal.SIGKILL)
-        code = running.finish().returncode
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(ranks[victim], signal.SIGKILL)
+        finished = running.finish()
         assert running.all_gone()
-        if code == 0:
+        if finished.returncode == 0:
             break
+        assert "killed by SIGKILL" in last_line(finished), finished
         kills += 1
         started = ["resume", "v.run", "--quiet", "--nproc-per-node", "2"]
     else:
