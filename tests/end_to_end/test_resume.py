@@ -187,8 +187,8 @@ def ready(running: program.Running) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_twenty_kills(model: Path, whole: Path, tmp_path: Path) -> None:
-    """At random moments of one run, seeded; it completes in the end, with the same video."""
+def test_kills_at_random_moments(model: Path, whole: Path, tmp_path: Path) -> None:
+    """Up to twenty of one run, seeded; it completes in the end, with the same video."""
     cwd = tmp_path / "here"
     cwd.mkdir()
     draw, kills = random.Random(5), 0
