@@ -181,9 +181,7 @@ def random_frames(num_frames: int) -> tuple[torch.Tensor, ...]:
     )
 
 
-def plain(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None
-) -> torch.Tensor:
+def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None) -> torch.Tensor:
     """softmax(q k^T * scale) v over [batch, tokens, H, D]."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
