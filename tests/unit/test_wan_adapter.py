@@ -623,3 +623,12 @@ def test_a_lora_that_does_not_fit_is_refused(
     save_file({k: torch.ones(v) for k, v in tensors.items()}, tmp_path / "lora.safetensors")
     with pytest.raises(ModelError, match=r"--lora .*: lora.safetensors holds no update that fits"):
         load_model(spec(model, lora=str(tmp_path)))
+
+
+def test_a_lora_without_peft_is_refused_with_the_remedy(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = save_lora(tmp_path / "lora")
+    monkeypatch.setattr("video_infinity.adapters.wan_facts.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install peft"):
+        inspect_model(spec(model, lora=str(lora)))

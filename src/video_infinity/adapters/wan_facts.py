@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ def inspect(files: ModelFiles, spec: ModelSpec) -> ModelFacts:
     if boundary_ratio is not None:
         experts.append(_second_expert(files, spec))
     check_parts(files, experts)
+    if files.lora is not None and find_spec("peft") is None:
+        raise ModelError(
+            f"--lora {spec.lora}: diffusers loads updates of this model with peft, which is not "
+            "installed; pip install peft"
+        )
     if spec.fps_condition is not None:
         raise ModelError(
             f"--fps-condition {spec.fps_condition}: this denoiser takes no frame rate; drop the "

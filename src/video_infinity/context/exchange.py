@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -15,8 +17,21 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
 def eager(function: AnyFunction) -> AnyFunction:
-    """Keep a function out of compiled graphs: what travels, and what is made once for all."""
-    return cast(AnyFunction, torch.compiler.disable(function))
+    """Keep a function out of compiled graphs: what travels, and what is made once for all.
+
+    The compiler takes a second to import, so that it is asked only where it is there already.
+    """
+    kept_out: list[Any] = []
+
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **named)
+        if not kept_out:
+            kept_out.append(torch.compiler.disable(function))
+        return kept_out[0](*args, **named)
+
+    return cast(AnyFunction, call)
 
 
 @dataclass(frozen=True)
