@@ -359,7 +359,7 @@ def test_mistake_is_one_line(
         raise AssertionError("the mistake was not found before the work began")
 
     monkeypatch.setattr("video_infinity.command.launch_ranks", begin)
-    monkeypatch.setattr("video_infinity.command.load_model", begin)
+    monkeypatch.setattr("video_infinity.rank.load_model", begin)
     add, fragments = CASES[name]
     argv = command_line(bench, add)
     before = files_below(bench.cwd)
