@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,3 +226,29 @@ def save_rank(path: Path, results: Mapping[str, tuple[torch.Tensor, torch.Tensor
     for name, (latents, frames) in results.items():
         tensors[f"{name}/latents"], tensors[f"{name}/frames"] = latents.contiguous(), frames
     save_file(tensors, path)
+
+
+def on_processes(worker: str, size: int, directory: Path) -> list[dict[str, torch.Tensor]]:
+    """What the module `worker` leaves in a directory, on that many gloo processes, by rank."""
+    from safetensors.torch import load_file
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", worker, str(directory)],
+            env=environment | {"RANK": str(rank)},
+            cwd=Path(__file__).parents[2],
+        )
+        for rank in range(size)
+    ]
+    assert [rank.wait(timeout=280) for rank in ranks] == [0] * size
+    return [load_file(directory / f"{rank}.safetensors") for rank in range(size)]

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 import threading
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.distributed.harness import (
     CASES,
@@ -22,6 +16,7 @@ from tests.distributed.harness import (
     Case,
     latents_on_ranks,
     load,
+    on_processes,
     on_ranks,
     reference,
     relative_difference,
@@ -88,26 +83,7 @@ def gloo_results(
 ) -> list[dict[str, torch.Tensor]]:
     """Those cases on that many gloo processes, spawned once."""
     size, directory = request.param, tmp_path_factory.mktemp("gloo")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-    }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.worker", str(directory)],
-            env=environment | {"RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-        )
-        for rank in range(size)
-    ]
-    assert [rank.wait(timeout=280) for rank in ranks] == [0] * size
-    return [load_file(directory / f"{rank}.safetensors") for rank in range(size)]
+    return on_processes("tests.distributed.worker", size, directory)
 
 
 @pytest.mark.parametrize("name", ON_PROCESSES)

@@ -3,23 +3,17 @@ formula's."""
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from tests.distributed.harness import TOLERANCE, on_threads, relative_difference
+from tests.distributed.harness import TOLERANCE, on_processes, on_threads, relative_difference
 from tests.distributed.wan_harness import (
     CASES,
     LATENT_FRAMES,
@@ -74,26 +68,7 @@ def test_threads_give_the_video_of_one_rank(name: str, size: int) -> None:
 def gloo_results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
     """Those cases on three gloo processes, spawned once: every phase of the exchange is there."""
     size, directory = 3, tmp_path_factory.mktemp("gloo")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-    }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.wan_worker", str(directory)],
-            env=environment | {"RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-        )
-        for rank in range(size)
-    ]
-    assert [rank.wait(timeout=280) for rank in ranks] == [0] * size
-    return [load_file(directory / f"{rank}.safetensors") for rank in range(size)]
+    return on_processes("tests.distributed.wan_worker", size, directory)
 
 
 @pytest.mark.parametrize("name", ON_PROCESSES)
