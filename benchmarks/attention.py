@@ -25,7 +25,7 @@ import torch.nn.functional as F  # noqa: N812
 from video_infinity.context.attention import (
     ScopeBias,
     dual_scope_attention,
-    query_blocks,
+    lay_out,
     scope_bias,
 )
 from video_infinity.plan import Plan, Scopes, split_timeline
@@ -42,7 +42,7 @@ def ways(length: int) -> dict[str, Callable[[], torch.Tensor]]:
     )
     plan = Plan(split_timeline(length, 1), Scopes(LOCAL_FRAMES, GLOBAL_FRAMES))
     scopes = (plan.local_frames, plan.global_context, ScopeBias())
-    blocks = query_blocks(range(length), range(length), *scopes, like=q)
+    blocks = lay_out(range(length), range(length), *scopes, like=q)
     mask_LL = torch.from_numpy(scope_bias(range(length), range(length), *scopes))
 
     def dense(mask: torch.Tensor | None) -> torch.Tensor:

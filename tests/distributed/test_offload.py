@@ -47,4 +47,7 @@ def test_group_offload_keeps_working(make: Any, level: str, tmp_path: Path) -> N
         num_blocks_per_group=1 if level == "block_level" else None,
         offload_to_disk_path=str(tmp_path),
     )
-    assert torch.equal(latents(pipe, SIZES[make]), latents(make(), SIZES[make]))
+    whole = make()
+    # What comes from disk wants no gradients, on which a Linear's order of sums can depend.
+    (getattr(whole, "unet", None) or whole.transformer).requires_grad_(False)
+    assert torch.equal(latents(pipe, SIZES[make]), latents(whole, SIZES[make]))

@@ -12,6 +12,7 @@ import diffusers
 import torch
 
 from video_infinity.adapters.files import read_json, weight_files
+from video_infinity.context.slices import TokenSite
 from video_infinity.errors import ModelError
 
 
@@ -98,6 +99,12 @@ def compile_blocks(denoiser: torch.nn.Module, kinds: tuple[type[torch.nn.Module]
     for module in denoiser.modules():
         if isinstance(module, kinds):
             module.compile()
+
+
+def feed_forward_site(block: Any, attribute: str) -> TokenSite:
+    """A transformer block's feed-forward, with the channels of its widest tensor."""
+    first = getattr(block, attribute).net[0].proj
+    return TokenSite(block, attribute, getattr(first, "base_layer", first).out_features)
 
 
 def working_device(pipe: Any, denoiser: Any) -> torch.device:

@@ -28,6 +28,7 @@ from video_infinity.adapters.base import Decode, ModelFacts
 from video_infinity.adapters.components import (
     as_levels,
     compile_blocks,
+    feed_forward_site,
     load_part,
     load_scheduler,
     load_tokenizer,
@@ -156,7 +157,7 @@ class UNet3DAdapter:
 
 def sites_of(unet: nn.Module) -> Sites:
     """Every place where a denoiser of this family looks over time, or reads its text."""
-    attention, convs, norms, text = [], [], [], []
+    attention, convs, norms, text, token_wise = [], [], [], [], []
     for module in unet.modules():
         if isinstance(module, TemporalConvLayer):
             convs += [ModuleSite(module, f"conv{n}") for n in (1, 2, 3, 4)]
@@ -165,8 +166,14 @@ def sites_of(unet: nn.Module) -> Sites:
             attention += [a for b in module.transformer_blocks for a in (b.attn1, b.attn2)]
         elif isinstance(module, Transformer2DModel):
             text += [block.attn2 for block in module.transformer_blocks]
+        elif isinstance(module, BasicTransformerBlock):
+            token_wise.append(feed_forward_site(module, "ff"))
     return Sites(
-        attention=tuple(attention), convs=tuple(convs), norms=tuple(norms), text=tuple(text)
+        attention=tuple(attention),
+        convs=tuple(convs),
+        norms=tuple(norms),
+        text=tuple(text),
+        token_wise=tuple(token_wise),
     )
 
 

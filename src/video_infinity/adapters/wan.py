@@ -26,6 +26,7 @@ from video_infinity.adapters.base import Decode, ModelFacts
 from video_infinity.adapters.components import (
     as_levels,
     compile_blocks,
+    feed_forward_site,
     load_part,
     load_scheduler,
     load_tokenizer,
@@ -200,6 +201,7 @@ def sites_of(experts: Sequence[WanTransformer3DModel]) -> Sites:
         frame_attention=tuple(block.attn1 for block in blocks),
         frame_ops=WanAttentionOps(),
         embedded_text=tuple(block.attn2 for block in blocks),
+        token_wise=tuple(feed_forward_site(block, "ffn") for block in blocks),
         swaps=tuple(
             (ModuleSite(expert, "rope"), TimelineRotary(expert.rope, TRAINED_FRAMES))
             for expert in experts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from video_infinity.plan import Clip, Plan, Transfer
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
-def eager(function: AnyFunction) -> AnyFunction:
+def eager(function: AnyFunction, *, recursive: bool = True) -> AnyFunction:
     """Keep a function out of compiled graphs: what travels, and what is made once for all.
 
+    recursive  keep out what it calls as well
     The compiler takes a second to import, so that it is asked only where it is there already.
     """
     kept_out: list[Any] = []
@@ -28,7 +30,7 @@ def eager(function: AnyFunction) -> AnyFunction:
         if "torch._dynamo" not in sys.modules:
             return function(*args, **named)
         if not kept_out:
-            kept_out.append(torch.compiler.disable(function))
+            kept_out.append(torch.compiler.disable(function, recursive))
         return kept_out[0](*args, **named)
 
     return cast(AnyFunction, call)
@@ -48,11 +50,34 @@ class Neighbourhood:
     right: tuple[torch.Tensor, ...] | None
 
 
+class Buffers:
+    """Storage for messages that one exchange after the other uses, as large as the largest.
+
+    What came with an exchange is overwritten by the next one with the same buffers.
+    """
+
+    def __init__(self) -> None:
+        self._stores: dict[Any, torch.Tensor] = {}
+
+    def take(
+        self, role: str, shapes: Sequence[Sequence[int]], like: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Contiguous tensors of these shapes, of the type and device of `like`, in one storage."""
+        sizes = [math.prod(shape) for shape in shapes]
+        key = role, like.dtype, like.device
+        store = self._stores.get(key)
+        if store is None or len(store) < sum(sizes):
+            store = self._stores[key] = like.new_empty(sum(sizes))
+        pieces = store[: sum(sizes)].split(sizes)
+        return [piece.view(tuple(shape)) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
 class FrameExchange:
     """An exchange under way: posted when built, complete after `wait`.
 
-    own    tensors of this rank's clip with frames along `dim`; all travel in one message
-    clip   the frames that they hold
+    own      tensors of this rank's clip with frames along `dim`; all travel in one message
+    clip     the frames that they hold
+    buffers  where messages lie; new ones where none are given
     Transfers are posted in the order of their phases (global; odd-even; even-odd).
     Source: Tan et al. (2024), section 3.2; both partners post before either waits.
     """
@@ -64,18 +89,24 @@ class FrameExchange:
         transfers: Sequence[Transfer],
         own: Sequence[torch.Tensor],
         dim: int,
+        buffers: Buffers | None = None,
     ) -> None:
         self._rank, self._dim = comm.rank, dim
-        sends = [
-            Message(t.target, _pack(own, t.frames, clip, dim))
-            for t in transfers
-            if t.source == comm.rank
-        ]
+        outgoing = [t for t in transfers if t.source == comm.rank]
         self._incoming = [t for t in transfers if t.target == comm.rank]
-        receives = [Message(t.source, _buffer(own, len(t.frames), dim)) for t in self._incoming]
-        self._buffers = [message.tensor for message in receives]
-        self._sends = sends
-        self._pending: Pending = comm.post(sends, receives)
+
+        def room_for(role: str, some: Sequence[Transfer]) -> list[torch.Tensor]:
+            shapes = [_message_shape(own, len(t.frames), dim) for t in some]
+            return (buffers or Buffers()).take(role, shapes, own[0])
+
+        self._sends = room_for("send", outgoing)
+        for transfer, packed in zip(outgoing, self._sends, strict=True):
+            _pack(own, transfer.frames, clip, dim, packed)
+        self._buffers = room_for("receive", self._incoming)
+        self._pending: Pending = comm.post(
+            [Message(t.target, x) for t, x in zip(outgoing, self._sends, strict=True)],
+            [Message(t.source, x) for t, x in zip(self._incoming, self._buffers, strict=True)],
+        )
 
     @eager
     def wait(self) -> Neighbourhood:
@@ -95,20 +126,38 @@ class FrameExchange:
         )
 
 
-def _pack(
-    own: Sequence[torch.Tensor], frames: tuple[int, ...], clip: Clip, dim: int
-) -> torch.Tensor:
-    first, count = frames[0] - clip.start, len(frames)
-    if frames[-1] - frames[0] + 1 == count:
-        return torch.stack([x.narrow(dim, first, count) for x in own]).contiguous()
-    index = torch.tensor([frame - clip.start for frame in frames], device=own[0].device)
-    return torch.stack([x.index_select(dim, index) for x in own]).contiguous()
-
-
-def _buffer(own: Sequence[torch.Tensor], num_frames: int, dim: int) -> torch.Tensor:
+def _message_shape(own: Sequence[torch.Tensor], num_frames: int, dim: int) -> list[int]:
     shape = list(own[0].shape)
     shape[dim] = num_frames
-    return own[0].new_empty((len(own), *shape))
+    return [len(own), *shape]
+
+
+def _pack(
+    own: Sequence[torch.Tensor],
+    frames: tuple[int, ...],
+    clip: Clip,
+    dim: int,
+    packed: torch.Tensor,
+) -> None:
+    """Copy frames of each tensor into a message, run by run."""
+    offset = 0
+    for run in _runs(frames):
+        for x, target in zip(own, packed, strict=True):
+            part = x.narrow(dim, run.start - clip.start, len(run))
+            target.narrow(dim, offset, len(run)).copy_(part)
+        offset += len(run)
+
+
+@functools.lru_cache(maxsize=256)
+def _runs(frames: tuple[int, ...]) -> tuple[range, ...]:
+    """Rising frames as spans without gaps."""
+    runs: list[range] = []
+    for frame in frames:
+        if runs and runs[-1].stop == frame:
+            runs[-1] = range(runs[-1].start, frame + 1)
+        else:
+            runs.append(range(frame, frame + 1))
+    return tuple(runs)
 
 
 def _join(buffers: Sequence[torch.Tensor], dim: int) -> tuple[torch.Tensor, ...] | None:

@@ -21,6 +21,7 @@ from video_infinity.context.layers import (
     TimelineConvBlock,
     TimelineGroupNorm,
 )
+from video_infinity.context.slices import SlicedTokens, TokenSite
 
 
 class AttentionModule(Protocol):
@@ -54,6 +55,7 @@ class Sites:
     frame_attention  self-attention over the tokens of all frames, [B, F * P, C]
     frame_ops        what the family does around that
     embedded_text    cross-attention to text rows that the model embeds and hands on
+    token_wise       modules that see every token alone, such as a transformer's feed-forward
     swaps            modules in whose place others stand, such as a rotary embedding of the timeline
     """
 
@@ -64,6 +66,7 @@ class Sites:
     frame_attention: tuple[AttentionModule, ...] = ()
     frame_ops: FrameAttentionOps | None = None
     embedded_text: tuple[AttentionModule, ...] = ()
+    token_wise: tuple[TokenSite, ...] = ()
     swaps: tuple[tuple[ModuleSite, nn.Module], ...] = ()
 
 
@@ -87,6 +90,10 @@ def installed(sites: Sites, context: ClipContext) -> Iterator[ClipContext]:
             stack.enter_context(swapped(site, TimelineConvBlock(site.module, context)))
         for site in sites.norms:
             stack.enter_context(swapped(site, TimelineGroupNorm(site.module, context)))
+        for tokens in sites.token_wise:
+            token_site = ModuleSite(tokens.parent, tokens.attribute)
+            sliced = SlicedTokens(token_site.module, tokens.widest_channels)
+            stack.enter_context(swapped(token_site, sliced))
         for site, module in sites.swaps:
             stack.enter_context(swapped(site, module))
         yield context

@@ -18,19 +18,28 @@ from torch import nn
 
 from video_infinity.comm import Communicator, Pending
 from video_infinity.context.attention import (
-    Block,
+    DualScopeAttention,
+    KeysAtHand,
+    Layout,
     ScopeBias,
-    dual_scope_attention,
-    query_blocks,
+    lay_out,
 )
-from video_infinity.context.exchange import FrameExchange, eager, widen
+from video_infinity.context.convolution import convolve_over_time
+from video_infinity.context.exchange import (
+    Buffers,
+    FrameExchange,
+    Neighbourhood,
+    eager,
+)
 from video_infinity.context.frames import FrameLayout, Rotary, lay_out_frames
-from video_infinity.context.moments import apply_group_norm, clip_moments, merge_moments
+from video_infinity.context.moments import (
+    FRAME_DIM,
+    apply_group_norm,
+    clip_moments,
+    merge_moments,
+)
 from video_infinity.context.text import FrameText
 from video_infinity.plan import Clip, Plan
-
-FRAME_DIM = 2
-"""Frames in [N, C, F, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ class ClipContext:
     schedule: BiasSchedule = field(default_factory=BiasSchedule)
     bias: ScopeBias = field(default_factory=ScopeBias, init=False)
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    _buffers: Buffers = field(default_factory=Buffers, init=False, repr=False)
 
     @property
     def clip(self) -> Clip:
@@ -92,11 +102,11 @@ class ClipContext:
         return tuple(sorted(received.union(self.clip.frames)))
 
     @eager
-    def blocks(self, like: torch.Tensor) -> tuple[Block, ...]:
-        """The blocks of an attention over time alone, made once for all layers of a step."""
+    def layout(self, like: torch.Tensor) -> Layout:
+        """The layout of an attention over time alone, made once for all layers of a step."""
         return self._once(  # type: ignore[no-any-return]
-            ("blocks", self.bias, like.dtype),
-            lambda: query_blocks(
+            ("layout", self.bias, like.dtype, like.device),
+            lambda: lay_out(
                 self.clip.frames,
                 self.frames_at_hand,
                 self.plan.local_frames,
@@ -151,7 +161,13 @@ class ClipContext:
             if halo_frames is None
             else self.plan.halo_transfers(halo_frames)
         )
-        return FrameExchange(self.comm, self.clip, transfers, own, dim)
+        return FrameExchange(self.comm, self.clip, transfers, own, dim, self._buffers)
+
+
+def parts_of(own: torch.Tensor, nth: int, around: Neighbourhood) -> list[torch.Tensor]:
+    """The nth exchanged tensor: what came from earlier ranks, one's own, what came from later."""
+    sides = [None if side is None else side[nth] for side in (around.left, around.right)]
+    return [part for part in (sides[0], own, sides[1]) if part is not None]
 
 
 class TimelineGroupNorm(nn.Module):
@@ -163,7 +179,7 @@ class TimelineGroupNorm(nn.Module):
 
     def forward(self, x_NCFHW: torch.Tensor) -> torch.Tensor:
         moments = self._context.moments(x_NCFHW, self.norm.num_groups).wait()
-        return apply_group_norm(x_NCFHW, *moments, self.norm)
+        return apply_group_norm((x_NCFHW,), *moments, self.norm)
 
 
 class TimelineConvBlock(nn.Module):
@@ -188,10 +204,12 @@ class TimelineConvBlock(nn.Module):
         halo = context.exchange((x_NCFHW,), FRAME_DIM, halo_frames)
         moments = context.moments(x_NCFHW, norm.num_groups).wait()
         around = halo.wait()
-        wide = apply_group_norm(widen(x_NCFHW, 0, around, FRAME_DIM), *moments, norm)
-        for module in (*between, conv):
+        wide = apply_group_norm(parts_of(x_NCFHW, 0, around), *moments, norm)
+        for module in between:
             wide = module(wide)
-        return wide.narrow(FRAME_DIM, len(around.left_frames), x_NCFHW.shape[FRAME_DIM])
+        return convolve_over_time(conv, wide).narrow(
+            FRAME_DIM, len(around.left_frames), x_NCFHW.shape[FRAME_DIM]
+        )
 
 
 class DualScopeProcessor:
@@ -213,13 +231,15 @@ class DualScopeProcessor:
         key, value = attn.to_k(hidden_states), attn.to_v(hidden_states)
         exchange = context.exchange((key, value), dim=1)
         query = attn.to_q(hidden_states)
+        q, k, v = (x.unflatten(-1, (attn.heads, -1)) for x in (query, key, value))
+        attention = DualScopeAttention(q, context.layout(like=query), attn.scale)
+        attention.attend_inner(k, v)
         around = exchange.wait()
-        blocks = context.blocks(like=query)
-        q, k, v = (
-            x.unflatten(-1, (attn.heads, -1))
-            for x in (query, widen(key, 0, around, 1), widen(value, 1, around, 1))
+        keys, values = (
+            KeysAtHand([part.unflatten(-1, (attn.heads, -1)) for part in parts_of(x, nth, around)])
+            for nth, x in enumerate((key, value))
         )
-        out = dual_scope_attention(q, k, v, blocks, scale=attn.scale).flatten(-2)
+        out = attention.finish(keys, values).flatten(-2)
         return attn.to_out[1](attn.to_out[0](out))  # type: ignore[no-any-return]
 
 

@@ -5,12 +5,16 @@ Legend: R ranks, N batch, G groups, C channels, F frames, H height, W width
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from video_infinity.errors import PlanError
+
+FRAME_DIM = 2
+"""Frames in [N, C, F, H, W]."""
 
 
 def clip_moments(x_NCFHW: torch.Tensor, num_groups: int) -> torch.Tensor:
@@ -51,11 +55,16 @@ def merge_moments(
 
 
 class _GivenMoments(TorchFunctionMode):
-    """Inside the `with`, a group norm takes these moments in the place of its input's own."""
+    """Inside the `with`, a group norm of several parts of one video, with these moments.
 
-    def __init__(self, mean_NG: torch.Tensor, var_NG: torch.Tensor) -> None:
+    It returns the parts in one tensor, side by side along their frames.
+    """
+
+    def __init__(
+        self, parts_NCFHW: Sequence[torch.Tensor], mean_NG: torch.Tensor, var_NG: torch.Tensor
+    ) -> None:
         super().__init__()
-        self._mean_NG, self._var_NG = mean_NG, var_NG
+        self._parts, self._mean_NG, self._var_NG = parts_NCFHW, mean_NG, var_NG
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -73,19 +82,27 @@ class _GivenMoments(TorchFunctionMode):
         if named["bias"] is not None:
             shift_NC = shift_NC + named["bias"]
         scale, shift = (x[:, :, None, None, None] for x in (scale_NC, shift_NC))
-        return torch.addcmul(shift, x_NCFHW, scale).to(x_NCFHW.dtype)
+        shape = list(x_NCFHW.shape)
+        shape[FRAME_DIM] = sum(part.shape[FRAME_DIM] for part in self._parts)
+        wide, offset = x_NCFHW.new_empty(shape), 0
+        for part in self._parts:
+            count = part.shape[FRAME_DIM]
+            torch.addcmul(shift, part, scale, out=wide.narrow(FRAME_DIM, offset, count))
+            offset += count
+        return wide
 
 
 def apply_group_norm(
-    x_NCFHW: torch.Tensor,
+    parts_NCFHW: Sequence[torch.Tensor],
     mean_NG: torch.Tensor,
     var_NG: torch.Tensor,
     norm: torch.nn.GroupNorm,
 ) -> torch.Tensor:
-    """Normalise with given moments, by a call of the norm itself.
+    """Normalise parts of one video with given moments, by a call of the norm itself.
 
-    Its parameters may come only with the call, where weights are offloaded.
+    Its parameters may come only with the call, where weights are offloaded. Returns the parts
+    side by side along their frames.
     """
-    with _GivenMoments(mean_NG, var_NG):
-        normed: torch.Tensor = norm(x_NCFHW)
+    with _GivenMoments(parts_NCFHW, mean_NG, var_NG):
+        normed: torch.Tensor = norm(parts_NCFHW[0])
     return normed
