@@ -90,7 +90,9 @@ def clip() -> tuple[torch.Tensor, torch.Tensor]:
     """A noisy video [B, C, F, H, W], and the unmodified denoiser's prediction for it."""
     z_BCFHW = torch.randn(2, 4, NUM_FRAMES, 4, 4, generator=_seeded())
     text_BSD = torch.linspace(-1, 1, 2 * 3 * 16).view(2, 3, 16)
-    unet = tiny_unet()  # outside: a Linear's order of sums can depend on whether weights want gradients
+    unet = (
+        tiny_unet()
+    )  # outside: a Linear's order of sums can depend on whether weights want gradients
     with torch.inference_mode():
         return z_BCFHW, unet(z_BCFHW, torch.tensor(500), text_BSD).sample
 

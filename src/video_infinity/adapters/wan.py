@@ -10,7 +10,7 @@ T tokens of all frames
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -60,14 +60,17 @@ class WanAttentionOps:
 
     def project(
         self, attn: Any, hidden_BTC: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if attn.fused_projections:
-            query, key, value = attn.to_qkv(hidden_BTC).chunk(3, -1)
-        else:
-            query, key, value = attn.to_q(hidden_BTC), attn.to_k(hidden_BTC), attn.to_v(hidden_BTC)
-        query, key = attn.norm_q(query), attn.norm_k(key)
-        q, k, v = (x.unflatten(-1, (attn.heads, -1)) for x in (query, key, value))
-        return q, k, v
+    ) -> tuple[torch.Tensor, torch.Tensor, Callable[[], torch.Tensor]]:
+        fused: Any = attn.to_qkv(hidden_BTC).chunk(3, -1) if attn.fused_projections else None
+        key, value = fused[1:] if fused else (attn.to_k(hidden_BTC), attn.to_v(hidden_BTC))
+
+        def make_queries() -> torch.Tensor:
+            return heads(attn.norm_q(fused[0] if fused else attn.to_q(hidden_BTC)))
+
+        def heads(x_BTC: torch.Tensor) -> torch.Tensor:
+            return cast(torch.Tensor, x_BTC.unflatten(-1, (attn.heads, -1)))
+
+        return heads(attn.norm_k(key)), heads(value), make_queries
 
     def attend(
         self,

@@ -99,7 +99,8 @@ def lay_out(
     """
     first_own = bisect.bisect_left(key_frames, query_frames.start)
     own = range(first_own, first_own + len(query_frames))
-    inner, outer = [], []
+    inner: list[Block] = []
+    outer: list[Block] = []
     for start in range(query_frames.start, query_frames.stop, block_frames):
         queries = range(start, min(start + block_frames, query_frames.stop))
         first = bisect.bisect_left(key_frames, queries[0] - local_frames)
@@ -122,11 +123,10 @@ def _far_scope(
 ) -> FarScope | None:
     context = sorted(set(global_context).intersection(key_frames))
     is_near_QG = _distance(query_frames, context) <= local_frames
-    far_from_some_G = ~is_near_QG.all(0)
-    if not far_from_some_G.any():
+    kept = np.flatnonzero(~is_near_QG.all(0))
+    if not len(kept):
         return None
-    frames = [frame for frame, far in zip(context, far_from_some_G, strict=True) if far]
-    is_near_QG = is_near_QG[:, far_from_some_G]
+    frames, is_near_QG = [context[place] for place in kept], is_near_QG[:, kept]
     has_none_Q = is_near_QG.all(1)
     logit_Q = np.where(has_none_Q, -np.inf, bias.global_ - bias.local).astype(np.float32)
     # A row with nothing to see would be no number: it sees all, and its logit leaves it out.
@@ -140,7 +140,8 @@ def _far_scope(
 
 def _distance(query_frames: Sequence[int], key_frames: Sequence[int]) -> npt.NDArray[np.int64]:
     queries_Q, keys_K = (np.asarray(frames, np.int64) for frames in (query_frames, key_frames))
-    return np.abs(queries_Q[:, None] - keys_K[None, :])
+    distance_QK: npt.NDArray[np.int64] = np.abs(queries_Q[:, None] - keys_K[None, :])
+    return distance_QK
 
 
 def _mask(hidden_QK: npt.NDArray[np.bool_], like: torch.Tensor) -> torch.Tensor | None:

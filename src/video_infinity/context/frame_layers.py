@@ -6,6 +6,7 @@ D head channels
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -20,8 +21,11 @@ class FrameAttentionOps(Protocol):
 
     def project(
         self, attn: Any, hidden_BTC: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries, keys and values [B, T, H, D], normalised, not yet turned by any position."""
+    ) -> tuple[torch.Tensor, torch.Tensor, Callable[[], torch.Tensor]]:
+        """Keys and values [B, T, H, D], and what makes the queries, once the keys are on their way.
+
+        Normalised, not yet turned by any position.
+        """
 
     def attend(
         self,
@@ -41,7 +45,8 @@ class DualScopeFrameProcessor:
     """Attention processor of a self-attention over the tokens of one clip's frames.
 
     Keys travel before they are turned in time, since where a far key stands depends on the
-    query. `rotary_emb` is the clip's `Rotary`: the model's own rotary module is swapped for one
+    query, and while the queries are made. `rotary_emb` is the clip's `Rotary`: the model's own
+    rotary module is swapped for one
     that gives it.
     """
 
@@ -63,10 +68,12 @@ class DualScopeFrameProcessor:
         assert encoder_hidden_states is None and attention_mask is None, "not a self-attention"
         context, ops, rotary = self._context, self._ops, rotary_emb
         frames = len(context.clip)
-        q, k, v = (x.unflatten(1, (frames, -1)) for x in ops.project(attn, hidden_states))
+        k, v, make_queries = ops.project(attn, hidden_states)
+        k, v = (x.unflatten(1, (frames, -1)) for x in (k, v))
         k = rotary.in_space(k)
         exchange = context.exchange((k, v), dim=1)
-        layout = context.frame_layout(rotary, tokens=q.shape[2], device=q.device)
+        layout = context.frame_layout(rotary, tokens=k.shape[2], device=k.device)
+        q = make_queries().unflatten(1, (frames, -1))
         q = rotary.in_time(rotary.in_space(q), layout.query_table)
         around = exchange.wait()
         out_BFPHD = dual_scope_frame_attention(
