@@ -47,8 +47,12 @@ def in_words(machine: dict[str, Any] | None) -> str:
     """The same as one line for a page."""
     if not machine:
         return "machine not recorded"
-    device = machine.get("gpu") or machine.get("cpu")
-    return (
-        f"{device}, {machine.get('cores')} cores, {machine.get('memory_gib')} GiB, "
-        f"Python {machine.get('python')}, torch {machine.get('torch')}, {machine.get('date')}"
-    )
+    told = {
+        "": machine.get("gpu") or machine.get("cpu"),
+        "{} cores": machine.get("cores"),
+        "{} GiB": machine.get("memory_gib"),
+        "Python {}": machine.get("python"),
+        "torch {}": machine.get("torch"),
+        "{}": machine.get("date"),
+    }
+    return ", ".join((words or "{}").format(value) for words, value in told.items() if value)
