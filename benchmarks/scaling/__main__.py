@@ -65,7 +65,11 @@ def _tables_here() -> list[Table]:
             + (f"; ranks' step times spread by {spread:.1%} there" if spread else ""),
             file=sys.stderr,
         )
-    return [tables.links_here(calibration), tables.costs_here(embedded, calibration)]
+    return [
+        tables.links_here(calibration),
+        tables.compute_here(calibration),
+        tables.costs_here(embedded, calibration),
+    ]
 
 
 def filled(page: str, made: Sequence[Table]) -> str:

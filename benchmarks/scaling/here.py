@@ -74,6 +74,12 @@ def step_seconds(calibration: dict[str, Any]) -> float:
     return float(statistics.median(slower))
 
 
+def straggling(calibration: dict[str, Any]) -> float:
+    """The standard deviation of ranks' step times, as a share."""
+    first, second = ([s["seconds"] for s in rank["steps"]] for rank in calibration["ranks"])
+    return straggling_of_pair(first, second)
+
+
 def _pairs(calibration: dict[str, Any]) -> list[tuple[Any, ...]]:
     return list(zip(*(rank["steps"] for rank in calibration["ranks"]), strict=True))
 
@@ -137,8 +143,9 @@ class Measured:
 def measured() -> Measured | None:
     """The newest table of `benchmarks.speed` at hand: its JSON, or the page."""
     for file in SPEED:
-        if file.exists():
-            return _measured_json(str(file), json.loads(file.read_text()))
+        found = json.loads(file.read_text()) if file.exists() else {}
+        if {"independent", *PARTS} <= set(found.get("medians", {})):
+            return Measured(str(file), _shares(found["medians"]), _spread(found))
     medians = {
         match[1]: float(match[2])
         for match in re.finditer(
@@ -150,9 +157,12 @@ def measured() -> Measured | None:
     return Measured(str(SPEED_PAGE), _shares(medians), None)
 
 
-def _measured_json(source: str, found: dict[str, Any]) -> Measured:
-    pair = [rank["seconds"]["independent"] for rank in found["ranks"]]
-    return Measured(source, _shares(found["medians"]), straggling_of_pair(*pair))
+def _spread(found: dict[str, Any]) -> float | None:
+    """Of two ranks' independent clips, where each repeat was kept."""
+    runs = [rank.get("seconds", {}).get("independent", []) for rank in found.get("ranks", [])]
+    if len(runs) != RANKS or not runs[0] or len(runs[0]) != len(runs[1]):
+        return None
+    return straggling_of_pair(*runs)
 
 
 def _shares(medians: dict[str, float]) -> dict[str, float]:

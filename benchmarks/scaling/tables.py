@@ -73,6 +73,18 @@ def links_here(calibration: dict[str, Any]) -> Table:
     return Table("links here", ("call", "alpha", "1 / beta", "largest error"), rows, numbers)
 
 
+def compute_here(calibration: dict[str, Any]) -> Table:
+    """The rest of the calibration."""
+    frames = calibration["num_frames"] // here.RANKS
+    cat = [1 / rank["cat_seconds_per_byte"] for rank in calibration["ranks"]]
+    rows = [
+        ["one frame and step", f"{1e3 * here.step_seconds(calibration) / frames:.1f} ms"],
+        ["joining frames", " and ".join(f"{bytes_s / 1e9:.1f} GB/s" for bytes_s in cat)],
+        ["deviation of ranks' steps", percent(here.straggling(calibration), 1)],
+    ]
+    return Table("compute here", ("of two ranks side by side", ""), rows)
+
+
 def costs_here(subject: Subject, calibration: dict[str, Any]) -> Table:
     """Predicted and measured cost of each part, over clips without an exchange."""
     base, found = here.step_seconds(calibration), here.measured()
