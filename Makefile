@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-faults check lint types imports train bench bench-long bench-gpu clean
+.PHONY: demo test test-slow test-faults check lint types imports train bench bench-long bench-gpu bench-scaling bench-page \
+  clean
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV) || ( $(PYTHON) -m venv --clear --without-pip $(VENV) \
@@ -61,6 +62,12 @@ bench-long: $(VENV)/.dev
 
 bench-gpu: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.gpu
+
+bench-scaling: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.scaling --page docs/scaling.md --out benchmarks/results/scaling.json
+
+bench-page: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.page
 
 clean:
 	rm -rf $(VENV) out build dist
