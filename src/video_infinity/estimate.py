@@ -1,29 +1,32 @@
 """What a run would take: clips, scopes, memory per rank, bytes per step. Generates nothing.
 
 The bytes are the formula of the exchange and equal what a run measures (at its first step, if the
-global context rotates); the memory is what the tensors of one pass take at the widest point,
-without an allocator's or a kernel's own.
+global context rotates); the memory is what the tensors of one pass take at the widest point, from
+shapes alone, without an allocator's or a kernel's own.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from video_infinity.adapters import ModelFacts, trace_model
-from video_infinity.adapters.footprint import Footprint
+from video_infinity.adapters.footprint import Footprint, Workload
 from video_infinity.config import Request, chosen
 from video_infinity.engine import make_plan
 from video_infinity.memory import device_memory_bytes
 from video_infinity.mesh import Mesh, mesh_of
-from video_infinity.plan import Plan, Transfer
+from video_infinity.plan import Clip, Plan, Transfer
 from video_infinity.space import run_dir_bytes
 
 BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}
 MOMENT_BYTES = 4
 CONV_HALO_FRAMES = 1
+LONG_CLIPS = {"long": 1024, "longer": 2048}
+"""Latent frames of clips whose memory says how it grows."""
 
 
 def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, Any]:
@@ -33,13 +36,14 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
     mesh = mesh_of(request.run.parallel, num_ranks)
     clips = [plan.clips[mesh.clip_of(rank)] for rank in range(num_ranks)]
     size = chosen(video.height), chosen(video.width)
-    footprint = trace_model(request.model, facts, *size)
     branches = 2 if chosen(video.guidance_scale) > 1 else 1
     own_branches = branches // mesh.cfg
     batch = 1 if request.run.sequential_guidance else own_branches
     value_bytes = BYTES_PER_VALUE[request.model.dtype]
+    loads = _workloads(request, plan, batch, value_bytes)
+    footprint = trace_model(request.model, facts, *size, list(loads.values()))
+    peaks = dict(zip(loads, footprint.peak_bytes, strict=True))
     predicted_bytes = math.prod(facts.latent_shape_CHW(*size)) * own_branches * value_bytes
-    frame_bytes = footprint.workspace_values * batch * value_bytes
     weights_bytes = footprint.num_weights * value_bytes
     exchanged = request.run.method == "clip-parallel"
     return {
@@ -60,8 +64,8 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
         },
         "weights_bytes": weights_bytes,
         "text_encoder_bytes": footprint.num_text_weights * value_bytes,
-        "expected_memory_bytes": [frame_bytes * len(clip) for clip in clips],
-        "longest_num_frames": _longest(request, facts, mesh, frame_bytes, weights_bytes),
+        "expected_memory_bytes": [peaks[mesh.clip_of(rank)] for rank in range(num_ranks)],
+        "longest_num_frames": _longest(request, facts, mesh, peaks, weights_bytes),
         "bytes_received_per_step": [
             (bytes_received(plan, footprint, mesh.clip_of(rank), own_branches, value_bytes))
             * exchanged
@@ -72,11 +76,33 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
     }
 
 
+def _workloads(
+    request: Request, plan: Plan, batch: int, value_bytes: int
+) -> dict[int | str, Workload]:
+    """The passes whose memory is asked for: of every clip, and of two long ones."""
+    shapes: dict[int | str, tuple[Plan, int]] = {}
+    independent = request.run.method == "independent"
+    for rank, clip in enumerate(plan.clips):
+        alone = Plan((Clip(0, len(clip)),), plan.scopes)
+        shapes[rank] = (alone, 0) if independent else (plan, rank)
+    for name, frames in LONG_CLIPS.items():
+        shapes[name] = Plan((Clip(0, frames),), plan.scopes), 0
+    device = request.model.device
+    return {
+        name: Workload(on, rank, batch, value_bytes, device) for name, (on, rank) in shapes.items()
+    }
+
+
 def _longest(
-    request: Request, facts: ModelFacts, mesh: Mesh, frame_bytes: int, weights_bytes: int
+    request: Request,
+    facts: ModelFacts,
+    mesh: Mesh,
+    peaks: Mapping[int | str, int],
+    weights_bytes: int,
 ) -> int | None:
     """Pixel frames of the longest video for which the ranks of this machine have memory.
 
+    Beyond the two long clips, memory is taken to grow as between them.
     None if that is not known: a GPU that is planned for need not be here.
     """
     memory = device_memory_bytes(torch.device(request.model.device))
@@ -84,9 +110,10 @@ def _longest(
         return None
     if request.model.device == "cpu":
         memory //= mesh.size
-    per_clip = (memory - weights_bytes) // frame_bytes
-    longest = max(0, per_clip) * mesh.clip
-    return facts.first_pixel_frame(longest)
+    (long, at_long), (longer, at_longer) = ((n, peaks[name]) for name, n in LONG_CLIPS.items())
+    frame_bytes = (at_longer - at_long) / (longer - long)
+    per_clip = longer + int((memory - weights_bytes - at_longer) / frame_bytes)
+    return facts.first_pixel_frame(max(0, per_clip) * mesh.clip)
 
 
 def bytes_received(

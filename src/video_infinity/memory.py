@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import platform
 import resource
 import sys
 from pathlib import Path
 
 import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_GIVEN_BACK_FROM_BYTES, _KEPT_BYTES = 8 << 20, 64 << 20
+
+
+def give_back_large_tensors() -> None:
+    """From now on, let glibc return large tensors to the system as soon as they are freed.
+
+    Left alone, it keeps what it thinks will be wanted again: up to 40 % more than is in use. The
+    slices of layers are smaller than this, and their memory is used again (docs/adr/0015).
+    Nothing happens on other systems, or where the environment sets glibc's own variables.
+    """
+    told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if told or platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK_FROM_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"

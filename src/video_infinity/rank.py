@@ -22,6 +22,7 @@ from video_infinity.engine import Observer
 from video_infinity.failures import report_interrupt
 from video_infinity.keeper import Keeper
 from video_infinity.launch import command_world, rank_device
+from video_infinity.memory import give_back_large_tensors
 from video_infinity.output import FrameSink, atomic_write_bytes, partial_path
 from video_infinity.pipeline import run_request
 from video_infinity.preflight import (
@@ -35,6 +36,8 @@ def run_rank(request: Request, run_dir: RunDir) -> None:
     """Be one rank of a prepared request, from its newest checkpoint on; rank 0 writes the files."""
     run_dir.publish_rank(int(os.environ.get("RANK", "0")))
     begin = time.perf_counter()
+    if request.model.device == "cpu":
+        give_back_large_tensors()
     model = replace(request.model, device=rank_device(request.model.device))
     claimed: list[Path] = []
     with command_world(

@@ -29,7 +29,7 @@ def footprint(adapter: Adapter) -> Footprint:
     text_SD = torch.zeros(1, 16)
     return trace(
         adapter.sites(),
-        lambda frames: adapter.denoise(
+        lambda frames, _: adapter.denoise(
             torch.zeros(1, 4, frames, 4, 4),
             torch.tensor(0),
             FrameText(text_SD[None], ((0,) * frames,)),

@@ -240,7 +240,7 @@ def footprint() -> Footprint:
     adapter, text_SD = load(CASES["dual scope"], 0), torch.zeros(1, 16)
     return trace(
         adapter.sites(),
-        lambda count: adapter.denoise(
+        lambda count, _: adapter.denoise(
             torch.zeros(1, 4, count, 4, 4),
             torch.tensor(0),
             FrameText(text_SD[None], ((0,) * count,)),

@@ -11,11 +11,11 @@ import torch
 from video_infinity.context import attention
 from video_infinity.context.attention import (
     DualScopeAttention,
-    KeysAtHand,
     ScopeBias,
     dual_scope_attention,
     lay_out,
 )
+from video_infinity.context.workspace import FramesAtHand
 
 LENGTH, HEADS, CHANNELS = 41, 2, 4
 
@@ -127,7 +127,7 @@ def test_inner_blocks_need_nothing_that_travels(
     clip_attention.attend_inner(k[:, start:stop], v[:, start:stop])
     assert len(calls) == len(layout.inner)
     sides = [side for side in (before, list(range(start, stop)), after) if side]
-    parts = [KeysAtHand([x[:, side] for side in sides]) for x in (k, v)]
+    parts = [FramesAtHand([x[:, side] for side in sides], 1) for x in (k, v)]
     ours = clip_attention.finish(*parts)
     assert len(calls) == len(layout.inner) + len(layout.outer) + 1
     expected = dense(q, k, v, 2, context, ScopeBias())[:, start:stop]

@@ -35,7 +35,7 @@ SUBJECT = Subject(
     "nothing",
     frame_s=0.01,
     scopes=Scopes(8, 16),
-    footprint=Footprint(1_000_000, 800_000, 512, 0, 0, 0),
+    footprint=Footprint(1_000_000, 800_000, 512, 0, 0),
     work=Work(total=100.0, conv=10.0, queries=2.0, local=5.0),
     latent_values=4096,
     attention=16,

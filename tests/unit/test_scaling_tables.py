@@ -20,7 +20,7 @@ UNET = Subject(
     "A5000",
     frame_s=0.2,
     scopes=Scopes(8, 16),
-    footprint=Footprint(34_000_000, 30_000_000, 6720, 0, 0, 0),
+    footprint=Footprint(34_000_000, 30_000_000, 6720, 0, 0),
     work=Work(total=100.0, conv=13.0, queries=2.0, local=0.1),
     latent_values=10240,
     attention=34,

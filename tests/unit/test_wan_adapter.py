@@ -23,7 +23,7 @@ from tests.tiny_wan import (
     tiny_wan_pipe,
 )
 from video_infinity.adapters import Adapter, inspect_model, load_model, trace_model, wan
-from video_infinity.adapters.footprint import trace
+from video_infinity.adapters.footprint import Workload, trace
 from video_infinity.adapters.registry import adapter_of
 from video_infinity.adapters.wan_rotary import WanRotary
 from video_infinity.comm import Communicator, SingleCommunicator
@@ -175,13 +175,19 @@ def test_positions_by_another_formula_are_refused() -> None:
         wan.check_positions([transformer], "here")
 
 
+def workload(frames: int) -> Workload:
+    """One branch of a video on one rank."""
+    return Workload(Plan(split_timeline(frames, 1), Scopes(2, 1)), 0, 1, 4, "cpu")
+
+
 def test_the_footprint_is_traced_without_weights(two_experts: Path) -> None:
     given = spec(two_experts)
     facts = inspect_model(given)
-    small, large = (trace_model(given, facts, size, size) for size in (32, 64))
+    loads = [workload(4)]
+    small, large = (trace_model(given, facts, size, size, loads) for size in (32, 64))
     assert small.attention_values == 2 * 2 * 24 * 4  # K and V, layers, channels, tokens
     assert large.attention_values == 4 * small.attention_values
-    assert large.workspace_values > small.workspace_values > 512, "text is there, whatever the size"
+    assert large.peak_bytes[0] > small.peak_bytes[0] > 4 * 512, "text is there, whatever the size"
     assert small.conv_values == small.moment_values == 0
     pipe = tiny_wan_pipe(two_experts=True)
     parts = (pipe.transformer, pipe.transformer_2, pipe.vae)
@@ -194,18 +200,19 @@ def test_the_footprint_without_weights_is_that_of_the_model(model: Path) -> None
     adapter, text_SD = adapter_of(tiny_wan_pipe()), torch.zeros(512, 16)
     traced = trace(
         adapter.sites(),
-        lambda frames: adapter.denoise(
-            torch.zeros(1, 4, frames, 4, 4),
-            torch.zeros(1),
-            FrameText(text_SD[None], ((0,) * frames,)),
+        lambda frames, batch: adapter.denoise(
+            torch.zeros(batch, 4, frames, 4, 4),
+            torch.zeros(batch),
+            FrameText(text_SD[None], ((0,) * frames,) * batch),
         ),
         text_SD,
         num_weights=0,
         num_text_weights=0,
+        workloads=[workload(24)],
     )
-    expected = trace_model(given, inspect_model(given), 32, 32)
+    expected = trace_model(given, inspect_model(given), 32, 32, [workload(24)])
     assert traced.attention_values == expected.attention_values
-    assert traced.workspace_values == expected.workspace_values
+    assert traced.peak_bytes == expected.peak_bytes
 
 
 # Text.

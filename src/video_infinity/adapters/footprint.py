@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,34 +13,52 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from video_infinity.comm import SingleCommunicator
+from video_infinity.comm import Communicator, Message
+from video_infinity.comm.base import Done, Pending
+from video_infinity.context.attention import Layout
+from video_infinity.context.frames import FrameLayout, Rotary
 from video_infinity.context.install import Sites, installed
 from video_infinity.context.layers import ClipContext
 from video_infinity.context.text import FrameText
-from video_infinity.plan import Plan, Scopes, split_timeline
+from video_infinity.context.workspace import Workspace
+from video_infinity.plan import Plan
 
-TRACED_FRAMES = 24
-"""Enough for the share of a clip's ends to be small; the cost of tracing grows with it."""
+
+@dataclass(frozen=True)
+class Workload:
+    """One pass of one rank, whose memory is asked for.
+
+    batch        branches of guidance in the pass
+    value_bytes  of one number
+    device_type  which decides how much of a layer goes at a time
+    """
+
+    plan: Plan
+    rank: int
+    batch: int
+    value_bytes: int
+    device_type: str
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Numbers (not bytes) per latent frame and per video of the guidance batch.
+    """Numbers (not bytes) per latent frame and per video of the guidance batch, and rounds.
 
     attention_values   keys and values of all temporal attention layers
     conv_values        inputs of all temporal convolutions
     moment_values      mean and variance of all timeline norms, per rank (not per frame)
-    workspace_values   tensors alive at once at the widest point of one pass
     num_weights        of the parts that every rank holds
     num_text_weights   of the text encoder, on rank 0
+    peak_bytes         for each workload that was asked for: tensors alive at once at the widest
+                       point of one pass
     """
 
     attention_values: int
     conv_values: int
     moment_values: int
-    workspace_values: int
     num_weights: int
     num_text_weights: int
+    peak_bytes: tuple[int, ...] = ()
 
 
 class _Shapes:
@@ -89,16 +107,49 @@ class _PeakOfLive(TorchDispatchMode):
         self.live_bytes -= num_bytes
 
 
+class _Nowhere(Communicator):
+    """A rank of many whose messages go nowhere and are never waited for."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+    def _subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator:
+        raise AssertionError("one pass of a denoiser makes no groups")
+
+    def _post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
+        return Done()
+
+    def _gather(self, local: torch.Tensor) -> tuple[torch.Tensor, Pending]:
+        return local.new_empty((self.size, *local.shape)), Done()
+
+    def barrier(self) -> None:
+        return None
+
+
+class _FirstBlocks(ClipContext):
+    """A context in which attention does a few of its blocks, of each kind the first."""
+
+    def layout(self, like: torch.Tensor) -> Layout:
+        layout = super().layout(like)
+        return replace(layout, inner=layout.inner[:1], outer=layout.outer[:1])
+
+    def frame_layout(self, rotary: Rotary, tokens: int, device: torch.device) -> FrameLayout:
+        layout = super().frame_layout(rotary, tokens, device)
+        by_kind = {(b.stop - b.start, b.far_QM is None): b for b in layout.blocks}
+        return replace(layout, blocks=tuple(by_kind.values()))
+
+
 def trace(
     sites: Sites,
-    run: Callable[[int], Any],
+    run: Callable[[int, int], Any],
     text_SD: torch.Tensor,
     num_weights: int,
     num_text_weights: int,
+    workloads: Sequence[Workload] = (),
 ) -> Footprint:
     """The footprint of a denoiser.
 
-    run      pass one video of that many frames through it, in float32
+    run      pass that many videos of that many frames through it, in float32
     text_SD  text states of one frame
     The denoiser may hold fake tensors: only shapes matter.
     """
@@ -112,21 +163,30 @@ def trace(
             stack.callback(site.module.register_forward_pre_hook(seen.at_conv).remove)
         for site in sites.norms:
             stack.callback(site.module.register_forward_pre_hook(seen.at_norm).remove)
-        run(1)
+        run(1, 1)
     return Footprint(
         attention_values=seen.attention,
         conv_values=seen.conv,
         moment_values=seen.moments,
-        workspace_values=_workspace_values(sites, run, text_SD),
         num_weights=num_weights,
         num_text_weights=num_text_weights,
+        peak_bytes=tuple(_peak_bytes(sites, run, text_SD, load) for load in workloads),
     )
 
 
-def _workspace_values(sites: Sites, run: Callable[[int], Any], text_SD: torch.Tensor) -> int:
-    plan = Plan(split_timeline(TRACED_FRAMES, 1), Scopes(TRACED_FRAMES, 0))
-    text = FrameText(text_SD[None], ((0,) * TRACED_FRAMES,))
-    context = ClipContext(SingleCommunicator(), plan, text)
+def _peak_bytes(
+    sites: Sites, run: Callable[[int, int], Any], text_SD: torch.Tensor, load: Workload
+) -> int:
+    """Traced in float32: the room of a slice is widened, and the result narrowed, to the type."""
+    ratio = torch.float32.itemsize / load.value_bytes
+    room = Workspace.of(load.device_type)
+    workspace = Workspace(
+        int(room.layer_bytes * ratio), int(room.sequence_bytes * ratio), first_alone=True
+    )
+    clip = load.plan.clips[load.rank]
+    text = FrameText(text_SD[None], ((0,) * len(clip),) * load.batch)
+    comm = _Nowhere(load.rank, load.plan.num_ranks)
+    context = _FirstBlocks(comm, load.plan, text, workspace=workspace)
     with torch.no_grad(), installed(sites, context), _PeakOfLive() as peak:
-        run(TRACED_FRAMES)
-    return int(peak.peak_bytes) // torch.float32.itemsize // TRACED_FRAMES
+        run(len(clip), load.batch)
+    return int(peak.peak_bytes / ratio)

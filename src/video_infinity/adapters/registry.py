@@ -5,6 +5,7 @@ A family is found by the denoiser's own class as its config declares it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.resources import files as package_files
@@ -15,7 +16,7 @@ from typing import Any
 from video_infinity.adapters.base import Adapter, ModelFacts
 from video_infinity.adapters.files import locate, read_json
 from video_infinity.adapters.fingerprint import fingerprint
-from video_infinity.adapters.footprint import Footprint
+from video_infinity.adapters.footprint import Footprint, Workload
 from video_infinity.config import ModelSpec
 from video_infinity.errors import ModelError
 
@@ -121,11 +122,17 @@ def load_model(spec: ModelSpec, *, reads_text: bool = True) -> Adapter:
     return driver.load(files, spec, facts, reads_text=reads_text)  # type: ignore[no-any-return]
 
 
-def trace_model(spec: ModelSpec, facts: ModelFacts, height: int, width: int) -> Footprint:
-    """What one frame of a model costs, without reading its weights."""
+def trace_model(
+    spec: ModelSpec,
+    facts: ModelFacts,
+    height: int,
+    width: int,
+    workloads: Sequence[Workload] = (),
+) -> Footprint:
+    """What one frame of a model costs, and passes that are asked for, without its weights."""
     files = _find(spec)
     driver = import_module(_family(files).driver)
-    return driver.footprint(files, facts, height, width)  # type: ignore[no-any-return]
+    return driver.footprint(files, facts, height, width, workloads)  # type: ignore[no-any-return]
 
 
 def model_fingerprint(spec: ModelSpec) -> dict[str, str]:

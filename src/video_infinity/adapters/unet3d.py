@@ -36,7 +36,7 @@ from video_infinity.adapters.components import (
     working_device,
 )
 from video_infinity.adapters.files import count_weights, read_json, weight_files
-from video_infinity.adapters.footprint import Footprint, trace
+from video_infinity.adapters.footprint import Footprint, Workload, trace
 from video_infinity.adapters.lora import merge_lora
 from video_infinity.adapters.registry import ModelFiles
 from video_infinity.adapters.unet3d_facts import FPS_PREFIX, facts_of, has_fps
@@ -157,27 +157,44 @@ class UNet3DAdapter:
 
 def sites_of(unet: nn.Module) -> Sites:
     """Every place where a denoiser of this family looks over time, or reads its text."""
-    attention, convs, norms, text, token_wise = [], [], [], [], []
+    attention, convs, norms, text = [], [], [], []
+    token_wise, frame_wise, sequence_wise = [], [], []
     for module in unet.modules():
         if isinstance(module, TemporalConvLayer):
             convs += [ModuleSite(module, f"conv{n}") for n in (1, 2, 3, 4)]
         elif isinstance(module, TransformerTemporalModel):
             norms.append(ModuleSite(module, "norm"))
             attention += [a for b in module.transformer_blocks for a in (b.attn1, b.attn2)]
+            names = [name for name, _ in module.transformer_blocks.named_children()]
+            sequence_wise += [ModuleSite(module.transformer_blocks, name) for name in names]
         elif isinstance(module, Transformer2DModel):
             text += [block.attn2 for block in module.transformer_blocks]
         elif isinstance(module, BasicTransformerBlock):
             token_wise.append(feed_forward_site(module, "ff"))
+        elif isinstance(module, nn.ModuleList):
+            frame_wise += [
+                ModuleSite(module, name)
+                for name, child in module.named_children()
+                if isinstance(child, ResnetBlock2D | Transformer2DModel)
+            ]
     return Sites(
         attention=tuple(attention),
         convs=tuple(convs),
         norms=tuple(norms),
         text=tuple(text),
+        frame_wise=tuple(frame_wise),
+        sequence_wise=tuple(sequence_wise),
         token_wise=tuple(token_wise),
     )
 
 
-def footprint(files: ModelFiles, facts: ModelFacts, height: int, width: int) -> Footprint:
+def footprint(
+    files: ModelFiles,
+    facts: ModelFacts,
+    height: int,
+    width: int,
+    workloads: Sequence[Workload] = (),
+) -> Footprint:
     """What one frame costs, from the config alone; see `registry.trace_model`."""
     config = read_json(files.denoiser / "config.json")
     channels, *size = facts.latent_shape_CHW(height, width)
@@ -186,12 +203,15 @@ def footprint(files: ModelFiles, facts: ModelFacts, height: int, width: int) -> 
         text_SD = torch.empty(TRACED_TOKENS, config["cross_attention_dim"])
         return trace(
             sites_of(unet),
-            lambda frames: unet(
-                torch.empty(1, channels, frames, *size), torch.tensor(0), text_SD[None]
+            lambda frames, batch: unet(
+                torch.empty(batch, channels, frames, *size),
+                torch.tensor(0),
+                text_SD.expand(batch, -1, -1),
             ),
             text_SD,
             num_weights=count_weights(files.denoiser) + count_weights(files.base / "vae"),
             num_text_weights=count_weights(files.base / "text_encoder"),
+            workloads=workloads,
         )
 
 

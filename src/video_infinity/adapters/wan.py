@@ -35,7 +35,7 @@ from video_infinity.adapters.components import (
     working_device,
 )
 from video_infinity.adapters.files import count_weights, read_json, weight_files
-from video_infinity.adapters.footprint import Footprint, trace
+from video_infinity.adapters.footprint import Footprint, Workload, trace
 from video_infinity.adapters.registry import ModelFiles
 from video_infinity.adapters.wan_facts import (
     SECOND_EXPERT,
@@ -212,7 +212,13 @@ def sites_of(experts: Sequence[WanTransformer3DModel]) -> Sites:
     )
 
 
-def footprint(files: ModelFiles, facts: ModelFacts, height: int, width: int) -> Footprint:
+def footprint(
+    files: ModelFiles,
+    facts: ModelFacts,
+    height: int,
+    width: int,
+    workloads: Sequence[Workload] = (),
+) -> Footprint:
     """What one frame costs, from the config alone; see `registry.trace_model`."""
     config = read_json(files.denoiser / "config.json")
     channels, *size = facts.latent_shape_CHW(height, width)
@@ -224,12 +230,13 @@ def footprint(files: ModelFiles, facts: ModelFacts, height: int, width: int) -> 
         text_SD = torch.empty(TEXT_TOKENS, config["text_dim"])
         return trace(
             sites_of([denoiser]),
-            lambda frames: denoiser(
-                torch.empty(1, channels, frames, *size), torch.zeros(1), text_SD[None]
+            lambda frames, batch: denoiser(
+                torch.empty(batch, channels, frames, *size), torch.zeros(batch), text_SD[None]
             ),
             text_SD,
             num_weights=sum(count_weights(part) for part in parts),
             num_text_weights=count_weights(files.base / "text_encoder"),
+            workloads=workloads,
         )
 
 

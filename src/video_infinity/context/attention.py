@@ -23,6 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from video_infinity.context.workspace import FramesAtHand
+
+FRAME_DIM = 1
+"""Frames in [N, F, H, D]."""
+
 QUERY_BLOCK_FRAMES = 16
 """Queries per block: a block of b frames reads b + 2h local keys. By measurement:
 benchmarks/attention.md."""
@@ -153,30 +158,6 @@ def _mask(hidden_QK: npt.NDArray[np.bool_], like: torch.Tensor) -> torch.Tensor 
     return wide.to(like)[:, :keys]
 
 
-class KeysAtHand:
-    """Keys or values of the frames at hand, in timeline order, in the parts that they came in.
-
-    parts_NKHD  received from earlier ranks, one's own, received from later ranks
-    """
-
-    def __init__(self, parts_NKHD: Sequence[torch.Tensor]) -> None:
-        self._parts = list(parts_NKHD)
-
-    def span(self, first: int, last: int) -> torch.Tensor:
-        """Keys [first, last): a view where they lie in one part."""
-        found, offset = [], 0
-        for part in self._parts:
-            start, stop = max(first - offset, 0), min(last - offset, part.shape[1])
-            if start < stop:
-                found.append(part[:, start:stop])
-            offset += part.shape[1]
-        return found[0] if len(found) == 1 else torch.cat(found, 1)
-
-    def pick(self, places: Sequence[int]) -> torch.Tensor:
-        """The keys at some places, rising."""
-        return torch.cat([self.span(place, place + 1) for place in places], 1)
-
-
 class DualScopeAttention:
     """softmax(q k^T * scale + bias) v, linear in frames: no [L, L] anything.
 
@@ -198,7 +179,7 @@ class DualScopeAttention:
             keys = slice(block.first - first, block.last - first)
             self._attend(block, k_NFHD[:, keys], v_NFHD[:, keys])
 
-    def finish(self, keys: KeysAtHand, values: KeysAtHand) -> torch.Tensor:
+    def finish(self, keys: FramesAtHand, values: FramesAtHand) -> torch.Tensor:
         """The other blocks, then the global context. Returns [N, F, H, D]."""
         for block in self._layout.outer:
             span = block.first, block.last
@@ -228,7 +209,7 @@ def dual_scope_attention(
     own = slice(layout.own.start, layout.own.stop)
     attention = DualScopeAttention(q_NFHD, layout, scale)
     attention.attend_inner(k_NKHD[:, own], v_NKHD[:, own])
-    return attention.finish(KeysAtHand([k_NKHD]), KeysAtHand([v_NKHD]))
+    return attention.finish(*(FramesAtHand([x], FRAME_DIM) for x in (k_NKHD, v_NKHD)))
 
 
 def attend(

@@ -21,7 +21,12 @@ from video_infinity.context.layers import (
     TimelineConvBlock,
     TimelineGroupNorm,
 )
-from video_infinity.context.slices import SlicedTokens, TokenSite
+from video_infinity.context.slices import (
+    SlicedFrames,
+    SlicedSequences,
+    SlicedTokens,
+    TokenSite,
+)
 
 
 class AttentionModule(Protocol):
@@ -55,6 +60,8 @@ class Sites:
     frame_attention  self-attention over the tokens of all frames, [B, F * P, C]
     frame_ops        what the family does around that
     embedded_text    cross-attention to text rows that the model embeds and hands on
+    frame_wise       modules that see every frame [batch x frames, C, H, W] alone
+    sequence_wise    modules over time that see every sequence [S, F, C] alone
     token_wise       modules that see every token alone, such as a transformer's feed-forward
     swaps            modules in whose place others stand, such as a rotary embedding of the timeline
     """
@@ -66,6 +73,8 @@ class Sites:
     frame_attention: tuple[AttentionModule, ...] = ()
     frame_ops: FrameAttentionOps | None = None
     embedded_text: tuple[AttentionModule, ...] = ()
+    frame_wise: tuple[ModuleSite, ...] = ()
+    sequence_wise: tuple[ModuleSite, ...] = ()
     token_wise: tuple[TokenSite, ...] = ()
     swaps: tuple[tuple[ModuleSite, nn.Module], ...] = ()
 
@@ -92,8 +101,12 @@ def installed(sites: Sites, context: ClipContext) -> Iterator[ClipContext]:
             stack.enter_context(swapped(site, TimelineGroupNorm(site.module, context)))
         for tokens in sites.token_wise:
             token_site = ModuleSite(tokens.parent, tokens.attribute)
-            sliced = SlicedTokens(token_site.module, tokens.widest_channels)
+            sliced = SlicedTokens(token_site.module, tokens.widest_channels, context)
             stack.enter_context(swapped(token_site, sliced))
+        for site in sites.frame_wise:
+            stack.enter_context(swapped(site, SlicedFrames(site.module, context)))
+        for site in sites.sequence_wise:
+            stack.enter_context(swapped(site, SlicedSequences(site.module, context)))
         for site, module in sites.swaps:
             stack.enter_context(swapped(site, module))
         yield context

@@ -19,7 +19,6 @@ from torch import nn
 from video_infinity.comm import Communicator, Pending
 from video_infinity.context.attention import (
     DualScopeAttention,
-    KeysAtHand,
     Layout,
     ScopeBias,
     lay_out,
@@ -39,6 +38,7 @@ from video_infinity.context.moments import (
     merge_moments,
 )
 from video_infinity.context.text import FrameText
+from video_infinity.context.workspace import FramesAtHand, Workspace
 from video_infinity.plan import Clip, Plan
 
 
@@ -79,13 +79,15 @@ class SharedMoments:
 class ClipContext:
     """What the temporal layers of one rank share: wire, plan, bias, and text per frame.
 
-    plan  of the step at hand
+    plan       of the step at hand
+    workspace  how much of a layer goes at a time
     """
 
     comm: Communicator
     plan: Plan
     text: FrameText
     schedule: BiasSchedule = field(default_factory=BiasSchedule)
+    workspace: Workspace = field(default_factory=Workspace)
     bias: ScopeBias = field(default_factory=ScopeBias, init=False)
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     _buffers: Buffers = field(default_factory=Buffers, init=False, repr=False)
@@ -144,6 +146,15 @@ class ClipContext:
         finally:
             self.bias = before
 
+    @contextmanager
+    def reading(self, part: slice) -> Iterator[None]:
+        """For a pass over some frames of all branches, hold the text of these."""
+        whole, self.text = self.text, self.text.span(part)
+        try:
+            yield
+        finally:
+            self.text = whole
+
     @eager
     def moments(self, x_NCFHW: torch.Tensor, num_groups: int) -> SharedMoments:
         """Start sharing the group-norm moments of a layer's input."""
@@ -187,7 +198,7 @@ class TimelineConvBlock(nn.Module):
 
     The halo is the norm's input, so that it can travel together with the moments. The
     convolution pads with zeros, after norm and activation, only at the video's own ends: frames
-    that it computes beyond a clip's inner end are cut off.
+    that it computes beyond the inner end of a clip, or of a slice of it, are cut off.
     """
 
     def __init__(self, block: nn.Sequential, context: ClipContext) -> None:
@@ -196,20 +207,49 @@ class TimelineConvBlock(nn.Module):
 
     def forward(self, x_NCFHW: torch.Tensor) -> torch.Tensor:
         context = self._context
-        parts: list[Any] = list(self.block)
-        norm, *between, conv = parts
-        geometry = getattr(conv, "base_layer", conv)  # peft wraps a layer and keeps it there
+        norm, conv = self.block[0], self.block[-1]
+        geometry: Any = getattr(conv, "base_layer", conv)  # peft wraps a layer and keeps it there
         assert isinstance(norm, nn.GroupNorm) and geometry.stride[0] == 1
         halo_frames = (geometry.kernel_size[0] - 1) // 2 * geometry.dilation[0]
         halo = context.exchange((x_NCFHW,), FRAME_DIM, halo_frames)
         moments = context.moments(x_NCFHW, norm.num_groups).wait()
         around = halo.wait()
-        wide = apply_group_norm(parts_of(x_NCFHW, 0, around), *moments, norm)
-        for module in between:
-            wide = module(wide)
-        return convolve_over_time(conv, wide).narrow(
-            FRAME_DIM, len(around.left_frames), x_NCFHW.shape[FRAME_DIM]
-        )
+        at_hand = FramesAtHand(parts_of(x_NCFHW, 0, around), FRAME_DIM)
+        first = len(around.left_frames)
+        clip = range(first, first + x_NCFHW.shape[FRAME_DIM])
+        return self._convolve(at_hand, clip, moments, halo_frames)
+
+    def _convolve(
+        self,
+        at_hand: FramesAtHand,
+        clip: range,
+        moments: tuple[torch.Tensor, torch.Tensor],
+        halo_frames: int,
+    ) -> torch.Tensor:
+        """The frames of the clip, a few at a time, each few with a halo on both sides.
+
+        clip  the places of its frames among those at hand
+        """
+        layers: list[Any] = list(self.block)
+        norm, *between, conv = layers
+        out = None
+        for part in self._context.workspace.slices(len(clip), at_hand.span(0, 1).nbytes):
+            first, last = clip[part][0], clip[part][-1] + 1
+            start, stop = max(0, first - halo_frames), min(len(at_hand), last + halo_frames)
+            wide = apply_group_norm(at_hand.pieces(start, stop), *moments, norm)
+            for module in between:
+                wide = module(wide)
+            convolved = convolve_over_time(conv, wide)
+            convolved = convolved.narrow(FRAME_DIM, first - start, last - first)
+            if part.stop - part.start == len(clip):
+                return convolved
+            if out is None:
+                shape = list(convolved.shape)
+                shape[FRAME_DIM] = len(clip)
+                out = convolved.new_empty(shape)
+            out[:, :, part] = convolved
+        assert out is not None
+        return out
 
 
 class DualScopeProcessor:
@@ -236,7 +276,9 @@ class DualScopeProcessor:
         attention.attend_inner(k, v)
         around = exchange.wait()
         keys, values = (
-            KeysAtHand([part.unflatten(-1, (attn.heads, -1)) for part in parts_of(x, nth, around)])
+            FramesAtHand(
+                [part.unflatten(-1, (attn.heads, -1)) for part in parts_of(x, nth, around)], dim=1
+            )
             for nth, x in enumerate((key, value))
         )
         out = attention.finish(keys, values).flatten(-2)

@@ -38,6 +38,11 @@ class FrameText:
         row_F = tuple(used.index(row) for row in self.row_BF[index])
         return FrameText(self.rows_RSD[used], (row_F,))
 
+    def span(self, part: slice) -> FrameText:
+        """Some frames of all those of the branches, one branch after the other."""
+        flat = tuple(itertools.chain.from_iterable(self.row_BF))
+        return FrameText(self.rows_RSD, (flat[part],))
+
     @cached_property
     def runs(self) -> tuple[tuple[int, int, int], ...]:
         """(row, start, stop): spans of equal text among all frames, branch after branch."""

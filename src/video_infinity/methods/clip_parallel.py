@@ -11,13 +11,16 @@ import torch
 
 from video_infinity.context.install import installed
 from video_infinity.context.layers import ClipContext
+from video_infinity.context.workspace import Workspace
 from video_infinity.methods.base import DenoiseJob
 from video_infinity.sampling import guide, initial_sigma, scale_input, scheduler_step
 
 
 def denoise_clip_parallel(job: DenoiseJob) -> Iterator[torch.Tensor]:
     """Denoise this rank's clip while the temporal layers exchange context with the others."""
-    return denoise_with(job, ClipContext(job.comm, job.plan, job.texts[0], job.schedule))
+    workspace = Workspace.of(job.adapter.device.type)
+    context = ClipContext(job.comm, job.plan, job.texts[0], job.schedule, workspace)
+    return denoise_with(job, context)
 
 
 @torch.inference_mode()
