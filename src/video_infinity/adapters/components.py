@@ -14,6 +14,8 @@ import torch
 from video_infinity.adapters.files import read_json, weight_files
 from video_infinity.errors import ModelError
 
+_MOST_TOKENS = 2**16
+
 
 @contextmanager
 def silenced() -> Iterator[None]:
@@ -52,7 +54,7 @@ def load_part(part: Any, directory: Path, dtype: torch.dtype) -> Any:
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever Python says to a config of another shape
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"{directory} does not load as {part.__name__}: its weights are broken or do not fit "
@@ -64,17 +66,23 @@ def load_part(part: Any, directory: Path, dtype: torch.dtype) -> Any:
     return loaded
 
 
-def load_tokenizer(directory: Path) -> Any:
+def load_tokenizer(directory: Path, max_length: int | None = None) -> Any:
     """A tokenizer from a directory, whatever its class.
 
-    Raises ModelError if it cannot be read.
+    max_length  tokens of a prompt; None is the tokenizer's own
+    Raises ModelError if it cannot be read, or cannot fill a prompt up to its length.
     """
     from transformers import AutoTokenizer
 
     try:
         with silenced():
-            return AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            loaded = AutoTokenizer.from_pretrained(directory)
+            length = loaded.model_max_length if max_length is None else max_length
+            if length > _MOST_TOKENS:
+                raise ValueError("it has no model_max_length")
+            loaded(["a"], padding="max_length", max_length=length, truncation=True)
+            return loaded
+    except Exception as error:  # of any kind: the tokenizers' Rust raises Exception itself
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{directory} holds no tokenizer that loads ({reason})") from error
 
@@ -126,5 +134,6 @@ def load_scheduler(directory: Path, changes: dict[str, Any]) -> Any:
     try:
         with silenced():
             return scheduler.from_config(config)
-    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
-        raise ModelError(f"{directory}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # whatever Python says to settings of another kind
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{directory} does not load as {named} ({reason}); mend it") from error

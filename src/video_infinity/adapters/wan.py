@@ -244,7 +244,7 @@ def load(files: ModelFiles, spec: ModelSpec, facts: ModelFacts, *, reads_text: b
         from transformers import UMT5EncoderModel
 
         text_encoder = load_part(UMT5EncoderModel, files.base / "text_encoder", dtype)
-        tokenizer = load_tokenizer(files.base / "tokenizer")
+        tokenizer = load_tokenizer(files.base / "tokenizer", TEXT_TOKENS)
     if files.lora is not None:
         fuse_lora(experts, files.lora)
     check_positions(experts, facts.name)
