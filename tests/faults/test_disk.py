@@ -28,6 +28,7 @@ from tests.faults.runs import (
 )
 from video_infinity.config import ModelDefaults
 from video_infinity.output import open_sink
+from video_infinity.rundir import RunDir
 
 FPS = ModelDefaults().fps
 DISK_BYTES = 2**23
@@ -46,7 +47,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        subprocess.run(["umount", str(directory)], check=True)
+        # Lazily: a test may hold a file of it open for as long as it lives.
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
 def filling(disk: Path) -> str:
@@ -196,6 +198,19 @@ def test_a_directory_that_becomes_read_only(
     resumed = program.run("resume", str(run_dir), "--quiet", cwd=here)
     assert resumed.returncode == 0, resumed.stderr
     assert_same(here, whole)
+
+
+def test_whether_a_run_goes_on_is_seen_where_nothing_can_be_written(disk: Path) -> None:
+    """By another user, say, or on another machine that mounts the directory."""
+    run_dir = RunDir(disk / "run")
+    run_dir.create({}, overwrite=False)
+    exec(making_read_only(run_dir.path))
+    try:
+        with pytest.raises(OSError, match="Read-only file system"):
+            (run_dir.path / "stop").touch()
+        assert RunDir(run_dir.path).is_led()
+    finally:
+        subprocess.run(["umount", str(run_dir.path)], check=True)
 
 
 @pytest.mark.slow
