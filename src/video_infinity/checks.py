@@ -13,6 +13,7 @@ SPELLINGS = {"timeout_s": "timeout", "compile_blocks": "compile"}
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+_SHORT.maxlevel = 2
 
 
 def shown(value: Any) -> str:
