@@ -54,7 +54,9 @@ def load_part(part: Any, directory: Path, dtype: torch.dtype) -> Any:
                 output_loading_info=True,
                 **options,
             )
-    except Exception as error:  # whatever Python says to a config of another shape
+    except AssertionError:
+        raise
+    except Exception as error:  # the libraries let through what Python says to a spoilt config
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"{directory} does not load as {part.__name__}: its weights are broken or do not fit "
@@ -85,6 +87,19 @@ def load_tokenizer(directory: Path, max_length: int | None = None) -> Any:
     except Exception as error:  # of any kind: the tokenizers' Rust raises Exception itself
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{directory} holds no tokenizer that loads ({reason})") from error
+
+
+@contextmanager
+def reading_text(name: str) -> Iterator[None]:
+    """Text encoders that load and then do not compute have configs that were spoilt."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelError(
+            f"the text encoder of {name} does not read what its tokenizer writes ({reason}); fetch "
+            "or save the model again"
+        ) from error
 
 
 def place(module: Any, device: torch.device, *, offload: bool) -> None:
@@ -134,6 +149,8 @@ def load_scheduler(directory: Path, changes: dict[str, Any]) -> Any:
     try:
         with silenced():
             return scheduler.from_config(config)
-    except Exception as error:  # whatever Python says to settings of another kind
+    except AssertionError:
+        raise
+    except Exception as error:  # the libraries let through what Python says to a spoilt config
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{directory} does not load as {named} ({reason}); mend it") from error

@@ -30,6 +30,7 @@ from video_infinity.adapters.components import (
     load_scheduler,
     load_tokenizer,
     place,
+    reading_text,
     silenced,
     working_device,
 )
@@ -126,8 +127,12 @@ class WanAdapter:
     def sites(self) -> Sites:
         return sites_of(self.experts)
 
-    @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> torch.Tensor:
+        with reading_text(self.facts.name):
+            return self._encode(prompts)
+
+    @torch.inference_mode()
+    def _encode(self, prompts: Sequence[str]) -> torch.Tensor:
         tokens = self.tokenizer(
             [prompt_clean(prompt) for prompt in prompts],
             padding="max_length",
