@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-faults check lint types imports train bench bench-long bench-gpu bench-scaling bench-page \
-  clean
+.PHONY: demo test test-slow test-faults fuzz check lint types imports train bench bench-long \
+  bench-gpu bench-scaling bench-page clean
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV) || ( $(PYTHON) -m venv --clear --without-pip $(VENV) \
@@ -30,9 +30,13 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
-FAULTS := tests/unit/test_checkpoint.py tests/distributed/test_resume.py tests/end_to_end/test_resume.py
+FAULTS := tests/faults tests/unit/test_checkpoint.py tests/distributed/test_resume.py
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest --timeout 1200 $(FAULTS)
+
+# Minutes of drawn input; `make test` draws a little of it.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m pytest --timeout 1800 --hypothesis-profile fuzz tests/fuzz
 
 check: lint types imports test
 

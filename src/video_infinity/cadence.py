@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
+from video_infinity.checks import shown
 from video_infinity.errors import ConfigError
 
 AUTO_SHARE = 0.01
@@ -36,7 +37,9 @@ class Cadence:
             return cls(seconds=AUTO_LEAST_S, auto=True)
         if text == "never":
             return cls()
-        read = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(s?)", str(text))
+        read = re.fullmatch(
+            r"(\d{1,9}(?:\.\d{1,9})?)(s?)", text if isinstance(text, str) else shown(text)
+        )
         if read is not None and not isinstance(text, bool | float):
             number, unit = float(read[1]), read[2]
             if unit and number > 0:
@@ -44,8 +47,8 @@ class Cadence:
             if not unit and number >= 1 and number == int(number):
                 return cls(steps=number)
         raise ConfigError(
-            f"--checkpoint-every {text!r} is no interval; give steps (5), seconds (30s), auto or "
-            "never"
+            f"--checkpoint-every {shown(text)} is no interval; give steps (5), seconds (30s), "
+            "auto or never"
         )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -201,6 +202,9 @@ def main() -> None:
     It ends at once: Python would take torch down piece by piece, for seconds on a busy machine.
     """
     interrupt_on_signals()
+    for stream in (sys.stdout, sys.stderr):  # a file's name need not be text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     code = run(sys.argv[1:])
     with suppress(OSError):  # nobody reads any more
         sys.stdout.flush()

@@ -16,6 +16,7 @@ from video_infinity.errors import ConfigError, RankFailedError, UserError
 from video_infinity.failures import EXIT_MISTAKE, is_spawned, say
 from video_infinity.interrupts import RunStopped
 from video_infinity.launch import launch_ranks
+from video_infinity.manifest import check_manifest
 from video_infinity.output import remove_partial
 from video_infinity.preflight import (
     check_destinations,
@@ -58,6 +59,7 @@ def _begin(request: Request, facts: ModelFacts, num_ranks: int, run_dir: RunDir)
     run_dir.check_free(overwrite=request.output.overwrite or _is_restarted())
     if _is_restarted() and run_dir.manifest_file.is_file():
         manifest = run_dir.read_manifest()
+        check_manifest(manifest)
         check_request(manifest, request)
         check_same(manifest, request)
         run_dir.lead()

@@ -14,11 +14,19 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 from video_infinity.cadence import Cadence
-from video_infinity.checks import SPELLINGS, check_choice, check_range, check_switch, flag
+from video_infinity.checks import (
+    SPELLINGS,
+    check_choice,
+    check_range,
+    check_switch,
+    flag,
+    is_utf8,
+    shown,
+)
 from video_infinity.errors import ConfigError
 from video_infinity.mesh import parse_axes
 from video_infinity.plan import GLOBAL_RULES
-from video_infinity.timeline import PromptTimeline
+from video_infinity.timeline import MAX_FRAMES, PromptTimeline
 
 __all__ = ["SPELLINGS", "flag"]
 
@@ -63,7 +71,8 @@ class ModelSpec:
         for name in ("model", "unet", "revision", "lora"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value.strip()):
-                raise ConfigError(f"{flag(name)} {value!r} is no name; give one, or leave it out")
+                told = f"{flag(name)} {shown(value)}"
+                raise ConfigError(f"{told} is no name; give one, or leave it out")
         check_range("fps_condition", self.fps_condition, 1, 1000)
         check_choice("device", self.device, DEVICES)
         check_choice("dtype", self.dtype, DTYPES)
@@ -91,7 +100,7 @@ class VideoSpec:
     vae_tiling: bool = False
 
     def __post_init__(self) -> None:
-        check_range("num_frames", self.num_frames, 1, 10**9)
+        check_range("num_frames", self.num_frames, 1, MAX_FRAMES)
         check_range("height", self.height, 1, 2**16)
         check_range("width", self.width, 1, 2**16)
         check_range("seed", self.seed, 0, MAX_SEED)
@@ -99,8 +108,9 @@ class VideoSpec:
         check_range("guidance_scale", self.guidance_scale, 0, 1000, whole=False)
         check_range("guidance_scale_2", self.guidance_scale_2, 0, 1000, whole=False)
         check_switch("vae_tiling", self.vae_tiling)
-        if not isinstance(self.negative_prompt, str):
-            raise ConfigError(f"--negative-prompt {self.negative_prompt!r} is no text; put quotes")
+        negative = self.negative_prompt
+        if not isinstance(negative, str) or not is_utf8(negative):
+            raise ConfigError(f"--negative-prompt {shown(negative)} is no text; put quotes")
 
 
 @dataclass(frozen=True)
@@ -172,7 +182,8 @@ class RunSpec:
         check_range("nproc_per_node", self.nproc_per_node, 1, 4096, also=", or auto")
         if self.parallel is not None:
             if not isinstance(self.parallel, str):
-                raise ConfigError(f"--parallel {self.parallel!r} is no text; write cfg=2,clip=4")
+                told = f"--parallel {shown(self.parallel)}"
+                raise ConfigError(f"{told} is no text; write cfg=2,clip=4")
             parse_axes(self.parallel)
         check_switch("sequential_guidance", self.sequential_guidance)
         check_range("timeout_s", self.timeout_s, 1, 10**6, whole=False)
@@ -248,7 +259,8 @@ def _as_path(name: str, value: Any) -> Any:
     if Path not in get_args(HINTS[name]) or isinstance(value, Path):
         return value
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{flag(name)} {value!r} is no file name; give one, or leave it out")
+        told = f"{flag(name)} {shown(value)}"
+        raise ConfigError(f"{told} is no file name; give one, or leave it out")
     return Path(value)
 
 

@@ -78,13 +78,22 @@ def command_world(
             lambda: spawned and _is_orphan(launcher),
             told=note_told if spawned else lambda: None,
         ),
-        joined_world(device, timeout_s) as comm,
+        joined_world(device, timeout_s, _meeting() if spawned else None) as comm,
     ):
         try:
             yield comm
         except Exception as error:
             # Before the world is left: the others take that for an error of their own.
             sys.exit(report_error(error))
+
+
+def _meeting() -> Path:
+    """Where ranks that our launcher spawned find each other.
+
+    Over a file: torch's store over TCP listens on every interface, and its port, which is chosen
+    seconds before rank 0 takes it, may be another's by then.
+    """
+    return Path(os.environ[FAILURES_DIR]) / "ranks"
 
 
 def _is_orphan(launcher: int) -> bool:
@@ -119,7 +128,8 @@ def launch_ranks(
         nproc_per_node=num_ranks,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
+        rdzv_endpoint=str(scratch / "agents"),
+        rdzv_configs={"store_type": "file"},
         local_addr="127.0.0.1",
         max_restarts=0,
         monitor_interval=0.1,
@@ -146,9 +156,11 @@ def launch_ranks(
 
 def _rank_environment(num_ranks: int, scratch: Path) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    loopback = "lo" if sys.platform == "linux" else "lo0"
     defaults = {
         "OMP_NUM_THREADS": str(max(1, cores // num_ranks)),
-        "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": loopback,
     }
     return {
         **{name: value for name, value in defaults.items() if name not in os.environ},

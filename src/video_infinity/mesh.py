@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from video_infinity.checks import shown
 from video_infinity.errors import ConfigError
 
 AXES = ("cfg", "clip")
@@ -51,12 +52,12 @@ def parse_axes(text: str) -> dict[str, int]:
         match = re.fullmatch(r"\s*(\w+)\s*=\s*([1-9]\d{0,5})\s*", part)
         if match is None or match[1] not in AXES or match[1] in axes:
             raise ConfigError(
-                f"--parallel {text!r} is no mesh; write cfg=1 or cfg=2, clip=N, or both with a "
-                "comma between"
+                f"--parallel {shown(text)} is no mesh; write cfg=1 or cfg=2, clip=N, or both "
+                "with a comma between"
             )
         axes[match[1]] = int(match[2])
     if axes.get("cfg", 1) > 2:
-        raise ConfigError(f"--parallel {text!r}: guidance has two branches; cfg is 1 or 2")
+        raise ConfigError(f"--parallel {shown(text)}: guidance has two branches; cfg is 1 or 2")
     return axes
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from video_infinity.errors import ResumeError
+from video_infinity.manifest import check_manifest
 from video_infinity.rundir import RunDir, whole_looking
+
+MAX_NUMBER = 2**53
 
 
 def run_status(path: Path, *, as_json: bool) -> None:
@@ -28,6 +32,7 @@ def run_status(path: Path, *, as_json: bool) -> None:
 def describe(run_dir: RunDir) -> dict[str, Any]:
     """A run as plain data. Raises ResumeError if the directory is none."""
     manifest, told = run_dir.read_manifest(), run_dir.status()
+    check_manifest(manifest)
     if run_dir.is_led():
         state = "ending" if run_dir.asked_to_stop() else "running"
     elif run_dir.is_finished():
@@ -36,18 +41,27 @@ def describe(run_dir: RunDir) -> dict[str, Any]:
         state = "cancelled" if run_dir.obeyed() == "cancel" else "interrupted"
     else:
         state = "failed"
+    phase, seconds = told.get("phase"), _number(told, "time")
     return {
         "state": state,
-        "phase": told.get("phase"),
-        "step": told.get("step", 0),
+        "phase": phase if isinstance(phase, str) else None,
+        "step": _number(told, "step") or 0,
         "num_steps": manifest["request"]["settings"]["num_inference_steps"],
-        "frames": told.get("frames") if told.get("phase") in ("decode", "collect") else 0,
+        "frames": _number(told, "frames") if phase in ("decode", "collect") else 0,
         "num_frames": manifest["request"]["settings"]["num_frames"],
         "checkpoints": sorted(whole_looking(run_dir.checkpoints)),
         "ranks": {str(rank): entry for rank, entry in run_dir.ranks().items()},
-        "updated": told.get("time"),
-        "age_s": round(time.time() - told["time"], 1) if "time" in told else None,
+        "updated": seconds,
+        "age_s": None if seconds is None else round(time.time() - seconds, 1),
     }
+
+
+def _number(told: Mapping[str, Any], name: str) -> float | None:
+    """A number of the status, which has no checksum."""
+    value = told.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if abs(value) < MAX_NUMBER else None
 
 
 def run_cancel(path: Path) -> None:

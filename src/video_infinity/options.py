@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
+from video_infinity.checks import as_key
 from video_infinity.config import DEFAULT_OUTPUT, HINTS, SPELLINGS, Request, check_options
 from video_infinity.errors import ConfigError
 from video_infinity.timeline import as_timeline
@@ -54,7 +55,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"--config {path} holds a {type(loaded).__name__}; write one `option: value` a line"
         )
-    named = {str(key).replace("-", "_"): value for key, value in loaded.items()}
+    named = {as_key(key).replace("-", "_"): value for key, value in loaded.items()}
     options = {key: value for key, value in _parsed(named).items() if value is not None}
     try:
         if len(named) < len(loaded):

@@ -107,10 +107,7 @@ def request_of(manifest: Mapping[str, Any], options: Mapping[str, Any]) -> Reque
 
 def check_same(manifest: Mapping[str, Any], request: Request) -> None:
     """Raise ResumeError, naming what differs, if a run's model or input is not what it was."""
-    try:
-        model, inputs = dict(manifest["model"]), dict(manifest["inputs"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ResumeError(f"the manifest lacks {error}; generate anew") from error
+    model = manifest["model"]
     now = model_fingerprint(request.model)
     differing = sorted(name for name in model.keys() | now if model.get(name) != now.get(name))
     if differing:
@@ -119,14 +116,16 @@ def check_same(manifest: Mapping[str, Any], request: Request) -> None:
             f"the model {request.model.model} is not the one that the run began with: "
             f"{differing[0]}{more} differs; give that model back, or generate anew"
         )
-    for name, digest in inputs.items():
+    latents = request.video.initial_latents
+    if latents is not None:
         try:
-            same = file_digest(Path(name)) == digest
+            same = file_digest(latents) == manifest["inputs"].get(str(latents.absolute()))
         except OSError:
             same = False
         if not same:
             raise ResumeError(
-                f"{name} is not the file that the run began with; put that back, or generate anew"
+                f"{latents} is not the file that the run began with; put that back, or generate "
+                "anew"
             )
 
 

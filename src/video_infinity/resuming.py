@@ -11,6 +11,7 @@ from typing import Any
 from video_infinity.adapters import inspect_model
 from video_infinity.comm.process import in_torchrun
 from video_infinity.command import carry_out, find_ranks, leads
+from video_infinity.manifest import check_manifest
 from video_infinity.preflight import check_destinations, prepare, resolve_device
 from video_infinity.progress import warn
 from video_infinity.recovery import check_ranks, check_same, request_of, version_warnings
@@ -40,6 +41,7 @@ def run_resume(path: Path, options: Mapping[str, Any], argv: Sequence[str]) -> N
     """
     run_dir = RunDir(path)
     manifest = run_dir.read_manifest()
+    check_manifest(manifest)
     if not MESH & options.keys():
         options = as_before(manifest) | dict(options)
     request = request_of(manifest, options)

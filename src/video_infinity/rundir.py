@@ -27,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from video_infinity.errors import OutputError, ResumeError
+from video_infinity.errors import OutputError, ResumeError, RunError
 from video_infinity.sealed import read_sealed, write_sealed
 
 FORMAT = 1
@@ -84,20 +84,30 @@ class RunDir:
         run = uuid.uuid4().hex
         try:
             self.path.mkdir(exist_ok=True)
-            self.lead()
+            self._take_lock()
             self._empty()
             self._ranks.mkdir()
             self.checkpoints.mkdir()
             body = {"format": FORMAT, "run": run, "created": time.time(), **manifest}
             write_sealed(self.manifest_file, body)
         except OSError as error:
-            raise OutputError(
-                f"--run-dir {self.path}: {error.strerror or error}; name another place"
-            ) from error
+            raise self._refused(error) from error
         return run
 
     def check_free(self, *, overwrite: bool) -> None:
         """Raise OutputError if a run cannot begin here, as `create` does. Leaves nothing behind."""
+        try:
+            self._check_free(overwrite=overwrite)
+        except OutputError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: no name that the disk takes
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> OutputError:
+        cause = getattr(error, "strerror", None) or error
+        return OutputError(f"--run-dir {str(self.path)!r}: {cause}; name another place")
+
+    def _check_free(self, *, overwrite: bool) -> None:
         path = self.path
         if not path.parent.is_dir():
             raise OutputError(
@@ -118,7 +128,16 @@ class RunDir:
             )
 
     def lead(self) -> None:
-        """Be the one process that leads this run. Raises ResumeError if another does."""
+        """Be the one process that leads this run. Raises ResumeError if it cannot be."""
+        try:
+            self._take_lock()
+        except OSError as error:
+            raise ResumeError(
+                f"{self.path} cannot be written: {error.strerror}; mend that, or copy the "
+                "directory to another place and resume there"
+            ) from error
+
+    def _take_lock(self) -> None:
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,7 +154,7 @@ class RunDir:
     def is_led(self) -> bool:
         """Whether a process leads the run now."""
         try:
-            descriptor = os.open(self.path / "lock", os.O_RDWR)
+            descriptor = os.open(self.path / "lock", os.O_RDONLY)
         except OSError:
             return False
         try:
@@ -158,12 +177,17 @@ class RunDir:
                 entry.unlink(missing_ok=True)
 
     def begin_attempt(self) -> None:
-        """Forget the ranks, and the wish to end, of an attempt before."""
+        """Forget the ranks, and the wish to end, of an attempt before. Raises RunError."""
         self._known = {}
-        self._stop.unlink(missing_ok=True)
-        self._status.unlink(missing_ok=True)
-        shutil.rmtree(self._ranks, ignore_errors=True)
-        self._ranks.mkdir(exist_ok=True)
+        try:
+            self._stop.unlink(missing_ok=True)
+            self._status.unlink(missing_ok=True)
+            shutil.rmtree(self._ranks, ignore_errors=True)
+            self._ranks.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written: {error.strerror}; mend the directory, and resume"
+            ) from error
 
     def remove(self) -> None:
         """Remove a run that is done with; what cannot be removed stays."""
@@ -212,7 +236,12 @@ class RunDir:
     def ranks(self) -> dict[int, dict[str, Any]]:
         """What the ranks published, by rank."""
         entries = [_read(file) for file in sorted(self._ranks.glob("rank-*.json"))]
-        return {entry["rank"]: entry for entry in entries if "rank" in entry and "pid" in entry}
+        kinds = {"rank": int, "pid": int, "host": str}
+        return {
+            entry["rank"]: entry
+            for entry in entries
+            if all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
+        }
 
     def pids(self) -> dict[int, int]:
         """Process ids by rank."""
@@ -266,11 +295,11 @@ class RunDir:
     def is_finished(self) -> bool:
         """Whether the video is in its place: the very file that the run made ready."""
         made = self.status().get("made")
-        if not isinstance(made, dict):
+        if not isinstance(made, dict) or not isinstance(made.get("path"), str):
             return False
         try:
-            return bool(os.stat(made["path"]).st_ino == made["inode"])
-        except (OSError, KeyError, TypeError, ValueError):
+            return bool(os.stat(made["path"]).st_ino == made.get("inode"))
+        except (OSError, ValueError):
             return False
 
 

@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from video_infinity.checks import as_key, is_utf8, shown
 from video_infinity.errors import TimelineError
 from video_infinity.yamlfile import read_yaml
+
+MAX_FRAMES = 10**9
 
 
 @dataclass(frozen=True)
@@ -130,18 +133,18 @@ def as_timeline(prompt: Any, timeline: Any) -> PromptTimeline:
     if timeline is not None:
         return PromptTimeline.from_entries(timeline)
     if prompt is not None and not isinstance(prompt, str):
-        raise TimelineError(f"the prompt {prompt!r} is no text; put it in quotes")
+        raise TimelineError(f"the prompt {shown(prompt)} is no text; put it in quotes")
     if prompt is None or not prompt.strip():
         raise TimelineError(
-            f"the prompt {prompt or ''!r} is empty; say what to show, or give --timeline FILE"
+            f"the prompt {shown(prompt or '')} is empty; say what to show, or give --timeline FILE"
         )
     return PromptTimeline.single(prompt)
 
 
 def _parse_span(number: int, entry: Any) -> PromptSpan:
     if not isinstance(entry, Mapping):
-        raise TimelineError(f"timeline entry {number} is not a mapping: {entry!r}")
-    unknown = sorted(str(key) for key in entry if key not in ("start", "prompt", "transition"))
+        raise TimelineError(f"timeline entry {number} is not a mapping: {shown(entry)}")
+    unknown = sorted(as_key(key) for key in entry if key not in ("start", "prompt", "transition"))
     if unknown:
         raise TimelineError(
             f"timeline entry {number} has unknown keys {', '.join(unknown)}; "
@@ -151,11 +154,17 @@ def _parse_span(number: int, entry: Any) -> PromptSpan:
     for name, value in (("start", start), ("transition", transition)):
         if not isinstance(value, int) or isinstance(value, bool):
             raise TimelineError(
-                f"timeline entry {number}: {name} must be a whole number of frames, got {value!r}"
+                f"timeline entry {number}: {name} must be a whole number of frames, got "
+                f"{shown(value)}"
+            )
+        if abs(value) > MAX_FRAMES:
+            raise TimelineError(
+                f"timeline entry {number}: {name} {shown(value)} is out of range; a video has "
+                f"{MAX_FRAMES} frames at most"
             )
     prompt = entry.get("prompt")
     if not isinstance(prompt, str):
-        raise TimelineError(f"timeline entry {number}: prompt must be text, got {prompt!r}")
+        raise TimelineError(f"timeline entry {number}: prompt must be text, got {shown(prompt)}")
     assert isinstance(start, int)
     return PromptSpan(start, prompt, transition)
 
@@ -163,6 +172,8 @@ def _parse_span(number: int, entry: Any) -> PromptSpan:
 def _check_span(span: PromptSpan, following: PromptSpan | None) -> None:
     if not span.prompt.strip():
         raise TimelineError(f"the prompt at frame {span.start} is empty; give it some text")
+    if not is_utf8(span.prompt):
+        raise TimelineError(f"the prompt {shown(span.prompt)} is no text in UTF-8; write it anew")
     if span.start < 0 or span.transition < 0:
         raise TimelineError(
             f"timeline entry at frame {span.start} with transition {span.transition}: "

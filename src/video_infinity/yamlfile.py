@@ -24,7 +24,7 @@ def read_yaml(path: Path, what: str, kind: type[UserError]) -> Any:
         raise kind(f"{what} {str(path)!r} cannot be read: {cause}; name a YAML file") from error
     try:
         return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+    except Exception as error:  # PyYAML lets through what Python says to `!!int ''` or `!!bool x`
         reason = " ".join(_reason(error).split())
         language = "JSON" if path.suffix == ".json" else "YAML"
         raise kind(f"{what} {path} is not {language} ({reason}); mend the file") from error

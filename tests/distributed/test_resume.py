@@ -1,7 +1,7 @@
 """A denoise that was interrupted and gone on with is the one that was not.
 
 Bit for bit on the same number of ranks; on another, to the tolerance that holds between numbers
-of ranks at all. Ranks are threads; tests/end_to_end/test_resume.py has real processes.
+of ranks at all. Ranks are threads; tests/faults has real processes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 from tests.distributed import harness, wan_harness
 from tests.distributed.harness import PROMPTS_OVER_TIME, TOLERANCE, on_threads, relative_difference
+from tests.faults.injected import evil_pickle
 from video_infinity.adapters import Adapter
 from video_infinity.cadence import Cadence
 from video_infinity.comm import Communicator
@@ -35,13 +36,13 @@ CASES: dict[str, tuple[ModuleType, Any]] = {
         harness,
         harness.Case(scheduler="UniPCMultistepScheduler", options=SHORT),
     ),
-    "multistep, stochastic, prompts over time": (
+    "multistep, stochastic, rotating global context, prompts over time": (
         harness,
         harness.Case(
             scheduler="DPMSolverMultistepScheduler",
             scheduler_options={"algorithm_type": "sde-dpmsolver++"},
             timeline=PROMPTS_OVER_TIME,
-            options=SCOPES,
+            options={**SCOPES, "global_rule": "rotating"},
         ),
     ),
     "stochastic, rotating global context": (
@@ -55,6 +56,7 @@ CASES: dict[str, tuple[ModuleType, Any]] = {
     "Wan, UniPC": (wan_harness, wan_harness.Case(options={**SCOPES, "num_frames": 33})),
 }
 MULTISTEP = "multistep, UniPC"
+ALL_AT_ONCE = "multistep, stochastic, rotating global context, prompts over time"
 
 
 def denoise(
@@ -139,7 +141,7 @@ def test_a_mesh_goes_on_as_one_rank_and_back(mesh_first: bool, run_dir: RunDir) 
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 3), (3, 2)])
-@pytest.mark.parametrize("name", [MULTISTEP, "multistep, stochastic, prompts over time"])
+@pytest.mark.parametrize("name", [MULTISTEP, ALL_AT_ONCE])
 def test_other_ranks_give_the_same_video(
     name: str, before: int, after: int, run_dir: RunDir
 ) -> None:
@@ -203,17 +205,6 @@ def harm_checkpoint(directory: Path, harm: str, tmp_path: Path) -> None:
         file.write_bytes(evil_pickle(tmp_path / "code has run"))
     else:
         write_sealed(marker, {**read_sealed(marker), "run": "another"})
-
-
-def evil_pickle(touched: Path) -> bytes:
-    """What makes a file when it is unpickled."""
-    import pickle
-
-    class Evil:
-        def __reduce__(self) -> Any:
-            return Path.touch, (touched,)
-
-    return pickle.dumps(Evil())
 
 
 def test_when_none_is_whole_it_begins_anew(run_dir: RunDir, tmp_path: Path) -> None:

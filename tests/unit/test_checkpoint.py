@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -15,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.faults.injected import evil_pickle
 from video_infinity import checkpoint, history
 from video_infinity.adapters.fingerprint import WHOLE_BYTES, fingerprint
 from video_infinity.cadence import AUTO_LEAST_S, AUTO_SHARE, Cadence
@@ -233,6 +235,20 @@ def test_flipped_pictures_are_refused(tmp_path: Path) -> None:
     file.write_bytes(b"\1" + file.read_bytes()[1:])
     with pytest.raises(ValueError, match="not whole"):
         Pictures(tmp_path, "a run", (2, 4)).find()
+
+
+def test_what_was_carried_is_never_unpickled(tmp_path: Path) -> None:
+    """Not even where its checksum was forged."""
+    pictures = Pictures(tmp_path, "a run", (2, 4))
+    pictures.find()
+    pictures.commit(1, [torch.ones(3)])
+    evil, marker = evil_pickle(tmp_path / "code has run"), tmp_path / "marker.json"
+    body = read_sealed(marker)
+    (tmp_path / f"carried-{body['turn'] % 2}.safetensors").write_bytes(evil)
+    write_sealed(marker, body | {"carried": hashlib.sha256(evil).hexdigest()})
+    with pytest.raises(ValueError, match="header"):
+        Pictures(tmp_path, "a run", (2, 4)).find()
+    assert not (tmp_path / "code has run").exists()
 
 
 # Run directories

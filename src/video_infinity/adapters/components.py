@@ -15,6 +15,8 @@ from video_infinity.adapters.files import read_json, weight_files
 from video_infinity.context.slices import TokenSite
 from video_infinity.errors import ModelError
 
+_MOST_TOKENS = 2**16
+
 
 @contextmanager
 def silenced() -> Iterator[None]:
@@ -53,7 +55,9 @@ def load_part(part: Any, directory: Path, dtype: torch.dtype) -> Any:
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except AssertionError:
+        raise
+    except Exception as error:  # the libraries let through what Python says to a spoilt config
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"{directory} does not load as {part.__name__}: its weights are broken or do not fit "
@@ -65,19 +69,38 @@ def load_part(part: Any, directory: Path, dtype: torch.dtype) -> Any:
     return loaded
 
 
-def load_tokenizer(directory: Path) -> Any:
+def load_tokenizer(directory: Path, max_length: int | None = None) -> Any:
     """A tokenizer from a directory, whatever its class.
 
-    Raises ModelError if it cannot be read.
+    max_length  tokens of a prompt; None is the tokenizer's own
+    Raises ModelError if it cannot be read, or cannot fill a prompt up to its length.
     """
     from transformers import AutoTokenizer
 
     try:
         with silenced():
-            return AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            loaded = AutoTokenizer.from_pretrained(directory)
+            length = loaded.model_max_length if max_length is None else max_length
+            if length > _MOST_TOKENS:
+                raise ValueError("it has no model_max_length")
+            loaded(["a"], padding="max_length", max_length=length, truncation=True)
+            return loaded
+    except Exception as error:  # of any kind: the tokenizers' Rust raises Exception itself
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{directory} holds no tokenizer that loads ({reason})") from error
+
+
+@contextmanager
+def reading_text(name: str) -> Iterator[None]:
+    """Text encoders that load and then do not compute have configs that were spoilt."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelError(
+            f"the text encoder of {name} does not read what its tokenizer writes ({reason}); fetch "
+            "or save the model again"
+        ) from error
 
 
 def place(module: Any, device: torch.device, *, offload: bool) -> None:
@@ -133,5 +156,8 @@ def load_scheduler(directory: Path, changes: dict[str, Any]) -> Any:
     try:
         with silenced():
             return scheduler.from_config(config)
-    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
-        raise ModelError(f"{directory}: {' '.join(str(error).split())}") from error
+    except AssertionError:
+        raise
+    except Exception as error:  # the libraries let through what Python says to a spoilt config
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{directory} does not load as {named} ({reason}); mend it") from error

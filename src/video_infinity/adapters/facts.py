@@ -10,6 +10,7 @@ from typing import Any
 from video_infinity.adapters.base import ModelFacts
 from video_infinity.adapters.files import read_json, weight_files
 from video_infinity.adapters.registry import ModelFiles
+from video_infinity.checks import shown
 from video_infinity.config import ModelDefaults
 from video_infinity.errors import ModelError
 
@@ -37,6 +38,7 @@ def from_configs(files: ModelFiles, facts: Callable[[dict[str, Any]], ModelFacts
     extra = read_json(path) if path.exists() else {}
     try:
         found = facts(extra)
+        _check(found)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ModelError(
@@ -44,6 +46,20 @@ def from_configs(files: ModelFiles, facts: Callable[[dict[str, Any]], ModelFacts
             "fetch or save it again"
         ) from error
     return replace(found, defaults=replace(found.defaults, **files.preset.defaults))
+
+
+_COUNTS = ("pixels_per_latent", "size_multiple", "latent_channels", "frames_per_latent")
+_LARGEST = 2**16
+
+
+def _check(facts: ModelFacts) -> None:
+    """Raise ValueError for facts that no model has."""
+    for name in _COUNTS:
+        value = getattr(facts, name)
+        if type(value) is not int or not 1 <= value <= _LARGEST:
+            raise ValueError(f"{name} would be {shown(value)}")
+    if not all(isinstance(word, str) for word in facts.vocabulary):
+        raise ValueError("vocabulary holds what is no word")
 
 
 def with_extra(defaults: ModelDefaults, extra: dict[str, Any]) -> ModelDefaults:

@@ -100,6 +100,14 @@ def count_weights(directory: Path) -> int:
     )
 
 
+def _end_of(entry: dict[str, Any]) -> int:
+    """Where a tensor's bytes end. Raises ValueError for one whose numbers are none."""
+    numbers = [*entry["shape"], *entry["data_offsets"]]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError(f"a tensor of shape {entry['shape']} at {entry['data_offsets']}")
+    return int(entry["data_offsets"][1])
+
+
 def check_safetensors(file: Path) -> dict[str, Any]:
     """The header of a safetensors file that is as long as its header says.
 
@@ -112,11 +120,11 @@ def check_safetensors(file: Path) -> dict[str, Any]:
             if not 2 <= header_size <= size - 8:
                 raise ValueError(f"header of {header_size} bytes in a file of {size}")
             header = json.loads(stream.read(header_size))
-        ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+        ends = [_end_of(v) for k, v in header.items() if k != "__metadata__"]
         expected = 8 + header_size + max(ends, default=0)
         if size != expected:
             raise ValueError(f"{size} bytes where {expected} are declared")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{file} is corrupt or truncated ({error}); fetch or save it again"
         ) from error

@@ -33,6 +33,7 @@ from video_infinity.adapters.components import (
     load_scheduler,
     load_tokenizer,
     place,
+    reading_text,
     working_device,
 )
 from video_infinity.adapters.files import count_weights, read_json, weight_files
@@ -111,8 +112,12 @@ class UNet3DAdapter:
     def sites(self) -> Sites:
         return sites_of(self.unet)
 
-    @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> torch.Tensor:
+        with reading_text(self.facts.name):
+            return self._encode(prompts)
+
+    @torch.inference_mode()
+    def _encode(self, prompts: Sequence[str]) -> torch.Tensor:
         tokens = self.tokenizer(
             list(prompts),
             padding="max_length",

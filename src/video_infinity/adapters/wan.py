@@ -31,6 +31,7 @@ from video_infinity.adapters.components import (
     load_scheduler,
     load_tokenizer,
     place,
+    reading_text,
     silenced,
     working_device,
 )
@@ -130,8 +131,12 @@ class WanAdapter:
     def sites(self) -> Sites:
         return sites_of(self.experts)
 
-    @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> torch.Tensor:
+        with reading_text(self.facts.name):
+            return self._encode(prompts)
+
+    @torch.inference_mode()
+    def _encode(self, prompts: Sequence[str]) -> torch.Tensor:
         tokens = self.tokenizer(
             [prompt_clean(prompt) for prompt in prompts],
             padding="max_length",
@@ -256,7 +261,7 @@ def load(files: ModelFiles, spec: ModelSpec, facts: ModelFacts, *, reads_text: b
         from transformers import UMT5EncoderModel
 
         text_encoder = load_part(UMT5EncoderModel, files.base / "text_encoder", dtype)
-        tokenizer = load_tokenizer(files.base / "tokenizer")
+        tokenizer = load_tokenizer(files.base / "tokenizer", TEXT_TOKENS)
     if files.lora is not None:
         fuse_lora(experts, files.lora)
     check_positions(experts, facts.name)

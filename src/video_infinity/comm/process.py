@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,16 +108,25 @@ def in_torchrun() -> bool:
 
 
 @contextmanager
-def joined_world(device: torch.device, timeout_s: float) -> Iterator[ProcessCommunicator]:
-    """Join the world that RANK, WORLD_SIZE and MASTER_ADDR describe, and leave it at the end.
+def joined_world(
+    device: torch.device, timeout_s: float, meeting: Path | None = None
+) -> Iterator[ProcessCommunicator]:
+    """Join the world that RANK and WORLD_SIZE describe, and leave it at the end.
 
+    meeting  a file, not yet there, over which ranks of one machine find each other; None is
+             MASTER_ADDR and MASTER_PORT: a port that listens on every interface of its machine
     Raises ExchangeError if the other ranks do not come within the deadline.
     """
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    store: dict[str, Any] = {}
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        if meeting is not None:
+            rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            file = dist.FileStore(str(meeting), size)  # type: ignore[attr-defined]
+            store = {"store": file, "rank": rank, "world_size": size}
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **store)
     except (RuntimeError, ValueError) as error:
         raise ExchangeError(
             f"the {os.environ.get('WORLD_SIZE')} ranks did not meet within {timeout_s:g} s: "

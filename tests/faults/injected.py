@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
+from typing import Any
 
 SITE = """
 import os
@@ -82,7 +84,7 @@ HANG = "time.sleep(3600)"
 TELL_LAUNCHER = "os.kill(os.getppid(), signal.SIGTERM)"
 
 
-def faults(directory: Path, *faults: str) -> dict[str, str]:
+def injected(directory: Path, *faults: str) -> dict[str, str]:
     """The environment for a run with faults, each `POINT:NTH:RANK:PYTHON`.
 
     POINT  join, load, step, layer, save, commit, decode, picture, finish or renamed
@@ -93,3 +95,18 @@ def faults(directory: Path, *faults: str) -> dict[str, str]:
     (directory / "sitecustomize.py").write_text(SITE)
     path = os.pathsep.join(filter(None, (str(directory), os.environ.get("PYTHONPATH"))))
     return {"PYTHONPATH": path, "TEST_FAULTS": "\x1e".join(faults)}
+
+
+def fired_at(directory: Path) -> list[float]:
+    """When faults have happened, as time.time() tells it."""
+    return [note.stat().st_mtime for note in directory.glob("fired *")]
+
+
+def evil_pickle(touched: Path) -> bytes:
+    """What makes a file when it is unpickled."""
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (touched,)
+
+    return pickle.dumps(Evil())

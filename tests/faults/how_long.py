@@ -1,6 +1,6 @@
 """How long a fault takes to be noticed: from the fault to the end of the last process.
 
-    python -m tests.end_to_end.how_long
+    python -m tests.faults.how_long
 
 Two ranks of the tiny model; prints the table of docs/reliability.md.
 """
@@ -12,8 +12,17 @@ import time
 from pathlib import Path
 
 from tests.end_to_end import program
-from tests.end_to_end.faults import HANG, KILL, NO_MEMORY, RAISE, STOP, TELL_LAUNCHER, faults
-from tests.end_to_end.test_resume import words
+from tests.faults.injected import (
+    HANG,
+    KILL,
+    NO_MEMORY,
+    RAISE,
+    STOP,
+    TELL_LAUNCHER,
+    fired_at,
+    injected,
+)
+from tests.faults.runs import words
 from tests.tiny import save_tiny_model
 
 FAULTS = {
@@ -39,11 +48,11 @@ def main() -> None:
             cwd, armed = here / f"run {number}", here / f"faults {number}"
             cwd.mkdir()
             armed.mkdir()
-            running = program.Running(words(model, "--timeout", "5"), cwd, faults(armed, fault))
+            running = program.Running(words(model, "--timeout", "5"), cwd, injected(armed, fault))
             code = running.finish().returncode
             assert running.all_gone()
-            (fired,) = armed.glob("fired*")
-            print(f"| {name} | {code} | {time.time() - fired.stat().st_mtime:.1f} |", flush=True)
+            (moment,) = fired_at(armed)
+            print(f"| {name} | {code} | {time.time() - moment:.1f} |", flush=True)
 
 
 if __name__ == "__main__":
