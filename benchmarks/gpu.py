@@ -31,6 +31,7 @@ from video_infinity.comm import SingleCommunicator
 from video_infinity.context.install import Sites, installed
 from video_infinity.context.layers import ClipContext
 from video_infinity.context.text import FrameText
+from video_infinity.context.workspace import Workspace
 from video_infinity.plan import Plan, Scopes, split_timeline
 
 PAPER_FRAME_STEPS = 2304 * 30 / 312 / 8
@@ -121,7 +122,8 @@ SMALL = (
 def context_of(subject: Subject, length: int, text_SD: torch.Tensor, scopes: Scopes) -> ClipContext:
     """One rank's context of a video of that many latent frames, two branches."""
     text = FrameText(torch.stack((text_SD, -text_SD)), ((0,) * length, (1,) * length))
-    return ClipContext(SingleCommunicator(), Plan(split_timeline(length, 1), scopes), text)
+    plan, workspace = Plan(split_timeline(length, 1), scopes), Workspace.of(text_SD.device.type)
+    return ClipContext(SingleCommunicator(), plan, text, workspace=workspace)
 
 
 @torch.inference_mode()

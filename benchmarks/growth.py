@@ -20,9 +20,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import describe
+
 PROMPT = "a red seven moving left on a navy background"
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}
-"""Large tensors go back to the system when freed: the peak is what was held."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def command(*words: str) -> str:
@@ -40,12 +41,19 @@ def generate(num_frames: int, ranks: int, steps: int, *more: str) -> dict[str, A
         report, output = Path(scratch, "report.json"), Path(scratch, "video.mp4")
         command(
             *("generate", PROMPT, "--quiet", "--num-frames", str(num_frames)),
-            *("--nproc-per-node", str(ranks), "--num-inference-steps", str(steps)),
+            *("--nproc-per-node", str(ranks)),
+            *(("--num-inference-steps", str(steps)) if steps else ()),
             *("--report", str(report), "--output", str(output), *more),
         )
         found: dict[str, Any] = json.loads(report.read_text())
         found["video_bytes"] = output.stat().st_size
         return found
+
+
+def tail_share(report: dict[str, Any]) -> float:
+    """What the decode and the writer add to the denoise; a share that means most at all steps."""
+    seconds: dict[str, float] = report["seconds"]
+    return (seconds["decode"] + seconds["write"]) / seconds["denoise"]
 
 
 def predict(num_frames: int, ranks: int) -> list[int]:
@@ -61,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--num-frames", type=int, nargs="+", default=[128, 256, 2304])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=4, help="0: the model's own")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("out/bench/growth.json"))
     arguments = parser.parse_args()
@@ -82,6 +90,7 @@ def main() -> None:
                 "peak_bytes": statistics.median(peaks),
                 "predicted_bytes": max(predict(frames, ranks)),
                 "seconds": [report["seconds"] for report in found],
+                "tail_share": statistics.median(map(tail_share, found)),
             }
         )
         row = rows[-1]
@@ -89,11 +98,14 @@ def main() -> None:
             f"{frames:6} frames {ranks} ranks  "
             f"{1e3 * row['seconds_per_frame_and_step']:7.2f} ms a frame and step  "
             f"{row['peak_bytes'] * ranks / frames / 1e6:6.3f} MB a frame  "
-            f"peak {row['peak_bytes'] / 1e6:7.1f} MB, planned {row['predicted_bytes'] / 1e6:7.1f}",
+            f"peak {row['peak_bytes'] / 1e6:7.1f} MB, planned {row['predicted_bytes'] / 1e6:7.1f}  "
+            f"decode and write {row['tail_share']:.1%} of the denoise",
             flush=True,
         )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"command": sys.argv[1:], "rows": rows}, indent=2))
+    arguments.out.write_text(
+        json.dumps({"command": sys.argv[1:], "machine": describe(), "rows": rows}, indent=2)
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ turn, several times over (interleaved), so that whatever else the machine does f
 
     python -m benchmarks.speed --num-frames 256 --steps 2 --repeats 5
 
-A variant's figure is the median over the repeats of its seconds per step (of the slower rank).
+What a rank received in a step of the full exchange stands beside the formula's minimum. A
+variant's figure is the median over the repeats of its seconds per step (of the slower rank).
 Writes JSON and prints a table.
 """
 
@@ -31,13 +32,15 @@ from typing import Any
 
 import torch
 
-from video_infinity.adapters import load_model
+from benchmarks.machine import describe
+from video_infinity.adapters import inspect_model, load_model
 from video_infinity.comm import Communicator, SingleCommunicator
 from video_infinity.comm.process import joined_world
 from video_infinity.config import ModelSpec, Request
 from video_infinity.context.exchange import FrameExchange
 from video_infinity.context.layers import ClipContext
 from video_infinity.engine import ClipRun, make_plan
+from video_infinity.estimate import estimate
 from video_infinity.methods.base import DenoiseJob
 from video_infinity.methods.clip_parallel import denoise_with
 from video_infinity.plan import Clip, Plan
@@ -64,8 +67,8 @@ class PartialContext(ClipContext):
     def of(self, part: str) -> ClipContext:
         return super() if part in self.parts else self.alone  # type: ignore[return-value]
 
-    def blocks(self, like: torch.Tensor) -> Any:
-        return self.of("attention").blocks(like)
+    def layout(self, like: torch.Tensor) -> Any:
+        return self.of("attention").layout(like)
 
     def moments(self, x_NCFHW: torch.Tensor, num_groups: int) -> Any:
         return self.of("norm").moments(x_NCFHW, num_groups)
@@ -94,7 +97,7 @@ def measure(comm: Communicator, num_frames: int, steps: int, repeats: int) -> di
     adapter = load_model(ModelSpec(device="cpu"))
     options = {"num_frames": num_frames, "num_inference_steps": steps}
     timeline = PromptTimeline.single("a red seven moving left on a navy background")
-    request = Request.from_options(timeline, options)
+    request = Request.from_options(timeline, {**options, "device": "cpu"})
     seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
     received: dict[str, int] = {}
     for repeat in range(repeats + 1):  # the first one warms up
@@ -119,7 +122,18 @@ def measure(comm: Communicator, num_frames: int, steps: int, repeats: int) -> di
             received[variant] = (comm.bytes_received - before) // steps
             if variant == "one rank":
                 comm.barrier()
-    return {"seconds": seconds, "bytes_per_step": received}
+    return {
+        "seconds": seconds,
+        "bytes_per_step": received,
+        "least_bytes": least_bytes(request, comm),
+    }
+
+
+def least_bytes(request: Request, comm: Communicator) -> int:
+    """What this rank must receive in a step, by the formula."""
+    facts = inspect_model(request.model)
+    predicted = estimate(prepare(request, facts, comm.size), facts, comm.size)
+    return int(predicted["bytes_received_per_step"][comm.rank])
 
 
 def run_world(words: Sequence[str], ranks: int) -> list[dict[str, Any]]:
@@ -179,7 +193,15 @@ def main() -> None:
         print(f"{variant:12} {seconds:8.3f} s a step {cost}")
     print(f"speed-up of two ranks over one: {medians['one rank'] / medians['full']:.2f}")
     print(f"the same without exchange:      {medians['one rank'] / limit:.2f}")
-    result = {"command": sys.argv[1:], "medians": medians, "ranks": ranks}
+    over = max(rank["bytes_per_step"]["full"] / rank["least_bytes"] for rank in ranks)
+    print(f"bytes received over the least:  {over:.4f}")
+    result = {
+        "command": sys.argv[1:],
+        "machine": describe(),
+        "medians": medians,
+        "bytes_over_least": over,
+        "ranks": ranks,
+    }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2))
 

@@ -18,6 +18,7 @@ import torch
 from video_infinity.adapters.base import Adapter, ModelFacts
 from video_infinity.collect import pull_in_order
 from video_infinity.comm import Communicator
+from video_infinity.comm.base import Tally
 from video_infinity.config import Request, chosen
 from video_infinity.context.chunks import Chunks, ChunkStream
 from video_infinity.context.exchange import fetch
@@ -46,16 +47,20 @@ class Observer(Protocol):
 
 @dataclass
 class Measures:
-    """What one rank measured. Seconds by phase and by step; bytes received by step.
+    """What one rank measured. Seconds by phase and by step; what it exchanged by step.
 
     first_step  the step that this process began with
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     seconds_per_step: list[float] = field(default_factory=list)
-    bytes_per_step: list[int] = field(default_factory=list)
+    exchanged_per_step: list[Tally] = field(default_factory=list)
     peak_memory_bytes: int = 0
     first_step: int = 0
+
+    @property
+    def bytes_per_step(self) -> list[int]:
+        return [tally.bytes_received for tally in self.exchanged_per_step]
 
     @contextmanager
     def phase(self, name: str, observer: Observer) -> Iterator[None]:
@@ -141,16 +146,16 @@ class ClipRun:
         total, keeper = len(job.scheduler.timesteps), self._keeper
         held = Held(self.clip, self._shares().clips)
         latents = job.noise_1CFHW if job.begun_1CFHW is None else job.begun_1CFHW
-        received, begin = self._comm.bytes_received, time.perf_counter()
+        before, begin = replace(self._comm.tally), time.perf_counter()
         steps = METHODS[self._request.run.method](job)
         for done, z_1CFHW in enumerate(steps, start=job.first_step + 1):
             latents = z_1CFHW
             self.measures.seconds_per_step.append(time.perf_counter() - begin)
-            self.measures.bytes_per_step.append(self._comm.bytes_received - received)
+            self.measures.exchanged_per_step.append(self._comm.tally.since(before))
             self._observer("step", step=done, of=total, frames=self.plan.num_latent_frames)
             if keeper is not None:
                 keeper.after_step(done, total, z_1CFHW, job.scheduler, held)
-            received, begin = self._comm.bytes_received, time.perf_counter()
+            before, begin = replace(self._comm.tally), time.perf_counter()
         return latents
 
     def job(self) -> DenoiseJob:

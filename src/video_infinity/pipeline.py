@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
@@ -69,8 +69,15 @@ def run_request(
 def _report(request: Request, adapter: Adapter, run: ClipRun, comm: Communicator) -> dict[str, Any]:
     measures, plan = run.measures, run.plan
     per_rank = comm.gather_json(
-        {"bytes": measures.bytes_per_step, "peak": measures.peak_memory_bytes}
+        {
+            "exchanged": [asdict(tally) for tally in measures.exchanged_per_step],
+            "peak": measures.peak_memory_bytes,
+        }
     )
+    exchanged = {
+        name: [[step[name] for step in rank["exchanged"]] for rank in per_rank]
+        for name in ("bytes_received", "posts", "gathers", "seconds_waited")
+    }
     seconds = measures.seconds
     write = seconds.get("write", 0.0)
     return {
@@ -93,7 +100,7 @@ def _report(request: Request, adapter: Adapter, run: ClipRun, comm: Communicator
         },
         "first_step": measures.first_step,
         "seconds_per_step": measures.seconds_per_step,
-        "bytes_received_per_step": [rank["bytes"] for rank in per_rank],
+        **{f"{name}_per_step": values for name, values in exchanged.items()},
         "peak_memory_bytes": [rank["peak"] for rank in per_rank],
         "output": [
             str(path) for path in (request.output.output, request.output.save_latents) if path

@@ -69,3 +69,19 @@ def test_measured_bytes_are_the_formula(
 
 def test_independent_clips_receive_nothing() -> None:
     assert measured_on(2, method="independent") == [[0, 0], [0, 0]]
+
+
+def test_each_layer_is_one_round() -> None:
+    """Moments and halo of a convolution go together, keys and values in one message."""
+
+    def measure(comm: Communicator, adapter: Adapter) -> tuple[int, int, float]:
+        run = run_of(CASE, comm, adapter, num_inference_steps=1)
+        run.denoise()
+        (tally,) = run.measures.exchanged_per_step
+        return tally.posts, tally.gathers, tally.seconds_waited
+
+    sites = load(CASE, 0).sites()
+    for posts, gathers, waited in on_threads(2, lambda rank: load(CASE, rank), measure):
+        assert posts == len(sites.attention) + len(sites.convs)
+        assert gathers == len(sites.convs) + len(sites.norms)
+        assert waited > 0

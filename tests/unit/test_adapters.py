@@ -21,6 +21,7 @@ from tests.tiny import (
     tiny_unet,
 )
 from video_infinity.adapters import inspect_model, load_model, trace_model
+from video_infinity.adapters.components import prefer_channels_last
 from video_infinity.adapters.lora import merge_lora
 from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import SingleCommunicator
@@ -234,6 +235,17 @@ def test_half_precision_variant_is_found(tmp_path: Path) -> None:
     assert adapter.dtype == torch.float32
     reference = predict(adapter_of(tiny_pipe()))
     torch.testing.assert_close(predict(adapter), reference, rtol=0.05, atol=0.05)
+
+
+def test_channels_last_weights_are_the_same_model() -> None:
+    """As on a GPU; weights of three-dimensional convolutions keep their own format."""
+    adapter = adapter_of(tiny_pipe())
+    expected = predict(adapter)
+    prefer_channels_last(adapter.unet)
+    weights = [m.weight for m in adapter.unet.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+    assert any(w.shape[2] > 1 and not w.is_contiguous() for w in weights)
+    torch.testing.assert_close(predict(adapter), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_footprint_is_traced_without_weights(model: Path) -> None:

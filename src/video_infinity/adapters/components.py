@@ -105,6 +105,8 @@ def reading_text(name: str) -> Iterator[None]:
 
 def place(module: Any, device: torch.device, *, offload: bool) -> None:
     """Put a denoiser on a device, or leave its weights on the CPU and bring them block by block."""
+    if device.type == "cuda":
+        prefer_channels_last(module)
     if not offload:
         module.to(device)
         return
@@ -115,6 +117,16 @@ def place(module: Any, device: torch.device, *, offload: bool) -> None:
         num_blocks_per_group=1,
         use_stream=device.type == "cuda",
     )
+
+
+def prefer_channels_last(module: torch.nn.Module) -> None:
+    """Weights of 2-D convolutions with channels innermost, as tensor cores want them.
+
+    Module.to takes one format for all weights, and those of 3-D convolutions have another.
+    """
+    for part in module.modules():
+        if isinstance(part, torch.nn.Conv2d):
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def compile_blocks(denoiser: torch.nn.Module, kinds: tuple[type[torch.nn.Module], ...]) -> None:
@@ -139,7 +151,12 @@ def working_device(pipe: Any, denoiser: Any) -> torch.device:
 def as_levels(picture_FCHW: torch.Tensor) -> torch.Tensor:
     """A decoder's pictures in [-1, 1] as uint8 [F, H, W, 3] on the CPU."""
     level = (picture_FCHW.float() / 2 + 0.5).clamp(0, 1) * 255
-    return level.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
+    pictures_FHWC = level.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    if not pictures_FHWC.is_cuda:
+        return pictures_FHWC
+    # Pinned memory is copied to without a detour, and PyTorch keeps it for the next chunk.
+    host_FHWC = torch.empty(pictures_FHWC.shape, dtype=torch.uint8, pin_memory=True)
+    return host_FHWC.copy_(pictures_FHWC)
 
 
 def load_scheduler(directory: Path, changes: dict[str, Any]) -> Any:

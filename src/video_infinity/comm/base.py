@@ -7,9 +7,11 @@ differs between ranks. Every wait has a deadline and raises ExchangeError when i
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -30,27 +32,61 @@ class Pending(Protocol):
         """Return when every receive buffer is filled. Raises ExchangeError at the deadline."""
 
 
+@dataclass
+class Tally:
+    """What one rank has exchanged.
+
+    bytes_received  payload
+    posts, gathers  rounds of frames, and of small tensors of all ranks, such as moments
+    seconds_waited  in `wait`, for what had not arrived; on CUDA the host's time alone
+    """
+
+    bytes_received: int = 0
+    posts: int = 0
+    gathers: int = 0
+    seconds_waited: float = 0.0
+
+    def since(self, before: Tally) -> Tally:
+        """What has been added to an earlier copy."""
+        return Tally(*(getattr(self, f.name) - getattr(before, f.name) for f in fields(Tally)))
+
+
+class _Timed:
+    """Communication under way whose wait is added to a tally."""
+
+    def __init__(self, pending: Pending, tally: Tally) -> None:
+        self._pending, self._tally = pending, tally
+
+    def wait(self) -> None:
+        begin = time.perf_counter()
+        self._pending.wait()
+        self._tally.seconds_waited += time.perf_counter() - begin
+
+
 class Communicator(ABC):
     """One rank's end of the wire.
 
-    rank, size      this rank and the number of ranks
-    bytes_received  payload bytes this rank has received so far
+    rank, size   this rank and the number of ranks
+    tally        what this rank has exchanged so far, in its groups as well
     """
 
     rank: int
     size: int
-    bytes_received: int = 0
     _parent: Communicator | None = None
+
+    @cached_property
+    def tally(self) -> Tally:
+        return Tally() if self._parent is None else self._parent.tally
+
+    @property
+    def bytes_received(self) -> int:
+        return self.tally.bytes_received
 
     def post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
         """Start all sends and receives at once; nothing is complete before `wait`."""
-        self._count(sum(message.tensor.nbytes for message in receives))
-        return self._post(sends, receives)
-
-    def _count(self, received: int) -> None:
-        self.bytes_received += received
-        if self._parent is not None:
-            self._parent._count(received)
+        self.tally.bytes_received += sum(message.tensor.nbytes for message in receives)
+        self.tally.posts += 1
+        return _Timed(self._post(sends, receives), self.tally)
 
     def subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator:
         """A communicator of this rank's group, whose ranks count anew in the order given.
@@ -76,8 +112,10 @@ class Communicator(ABC):
 
         Returns the buffer [size, *local.shape], valid after `wait`, and what to wait for.
         """
-        self._count(local.nbytes * (self.size - 1))
-        return self._gather(local.contiguous())
+        self.tally.bytes_received += local.nbytes * (self.size - 1)
+        self.tally.gathers += 1
+        rows, pending = self._gather(local.contiguous())
+        return rows, _Timed(pending, self.tally)
 
     @abstractmethod
     def _post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending: ...

@@ -33,7 +33,8 @@ class ProcessCommunicator(Communicator):
     """One rank's end of the default process group, or of a part of it.
 
     members  the world's ranks in `group`, in its order; None is all of them
-    On CUDA a wait orders the stream and does not block the host: there the deadline is the
+    On CUDA messages move on NCCL's own stream, beside the one that computes, from `post` to `wait`;
+    a wait orders the streams and does not block the host: there the deadline is the
     watchdog's, which ends the process. On CPU every wait carries the deadline itself.
     """
 
