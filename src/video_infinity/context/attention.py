@@ -29,8 +29,7 @@ FRAME_DIM = 1
 """Frames in [N, F, H, D]."""
 
 QUERY_BLOCK_FRAMES = 16
-"""Queries per block: a block of b frames reads b + 2h local keys. By measurement:
-benchmarks/attention.md."""
+"""Queries per block: a block of b frames reads b + 2h local keys."""
 
 MASK_ALIGNMENT = 8
 """Rows of a mask start at multiples of this many values, as the kernels on CUDA want."""
