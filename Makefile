@@ -62,7 +62,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.growth --num-frames 128 256 --repeats 2
 
 bench-long: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.growth --num-frames 128 256 2304 --steps 2 --repeats 1 --out out/bench/long.json
+	$(BIN)/python -m benchmarks.growth --num-frames 128 256 2304 --steps 1 --repeats 2 --out out/bench/long.json
+	$(BIN)/python -m benchmarks.growth --num-frames 2304 --ranks 2 --steps 0 --repeats 1 --out out/bench/decode.json
 
 bench-gpu: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.gpu

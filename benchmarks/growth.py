@@ -3,8 +3,10 @@
 Runs the command itself, several times over in turn, and reads its reports:
 
     python -m benchmarks.growth --num-frames 128 256 2304 --ranks 1 2 --steps 4 --repeats 3
+    python -m benchmarks.growth --num-frames 2304 --ranks 2 --steps 0 --repeats 1
 
-Per row: the median over repeats and steps of the seconds per frame and step, the peak memory per
+The second is a whole video, with the model's own number of steps: what decoding and writing add to the
+denoise means most there. Per row: the median over repeats and steps of the seconds per frame and step, the peak memory per
 frame above the model, and what `plan` predicted. Writes JSON and prints a table.
 """
 
@@ -51,7 +53,7 @@ def generate(num_frames: int, ranks: int, steps: int, *more: str) -> dict[str, A
 
 
 def tail_share(report: dict[str, Any]) -> float:
-    """What the decode and the writer add to the denoise; a share that means most at all steps."""
+    """What the decode and the writer add to the denoise."""
     seconds: dict[str, float] = report["seconds"]
     return (seconds["decode"] + seconds["write"]) / seconds["denoise"]
 
