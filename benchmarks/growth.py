@@ -5,8 +5,8 @@ Runs the command itself, several times over in turn, and reads its reports:
     python -m benchmarks.growth --num-frames 128 256 2304 --ranks 1 2 --steps 4 --repeats 3
     python -m benchmarks.growth --num-frames 2304 --ranks 2 --steps 0 --repeats 1
 
-The second is a whole video, with the model's own number of steps: what decoding and writing add to
-the denoise means most there. Per row: the median over repeats and steps of the seconds per frame and
+The second is a whole video, with the model's own number of steps: what decode and writer add to
+the denoise means most there. Per row: the median over repeats and steps of seconds per frame and
 step, the peak memory per frame above the model, and what `plan` predicted. Writes JSON and prints a
 table.
 """
