@@ -3,8 +3,7 @@
     python -m benchmarks.page --results benchmarks/results --out benchmarks/results
 
 Reads the JSON files that lie in the folder of results and writes `page.html`, which needs nothing
-else (no network, no script), and each plot as an SVG file beside it. A result that is not there is
-said to be not measured.
+else (no network, no script). A result that is not there is said to be not measured.
 """
 
 from __future__ import annotations
@@ -170,8 +169,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def section_html(section: Section, results: dict[str, Result]) -> tuple[str, str | None]:
-    """The section, and its plot."""
+def section_html(section: Section, results: dict[str, Result]) -> str:
     result = results.get(section.file)
     finding = section.read(results) if result is not None else None
     parts = [f'<section id="{section.key}"><h2>{_words(section.title)}</h2>']
@@ -179,7 +177,7 @@ def section_html(section: Section, results: dict[str, Result]) -> tuple[str, str
     if result is None or finding is None:
         there = "nothing of it in" if result is not None else "there is no"
         parts.append(f'<p class="none">Not measured: {there} {section.file}.json.</p></section>')
-        return "\n".join(parts), None
+        return "\n".join(parts)
     parts.append(_verdicts(finding))
     if finding.svg:
         parts.append(f"<figure>{finding.svg}</figure>")
@@ -189,20 +187,15 @@ def section_html(section: Section, results: dict[str, Result]) -> tuple[str, str
         f"<footer><code>{html.escape(command_of(section, result))}</code><br>"
         f"{html.escape(in_words(result.get('machine')))}</footer></section>"
     )
-    return "\n".join(parts), finding.svg
+    return "\n".join(parts)
 
 
 def write_page(results: dict[str, Result], out: Path) -> None:
-    """`page.html`, and one SVG file for each plot."""
+    """`page.html`, with every plot in it."""
     out.mkdir(parents=True, exist_ok=True)
     links = " ".join(f'<a href="#{s.key}">{html.escape(s.key)}</a>' for s in SECTIONS)
-    parts = [HEAD, f"<nav>{links}</nav>"]
-    for section in SECTIONS:
-        text, svg = section_html(section, results)
-        parts.append(text)
-        if svg:
-            (out / f"{section.key}.svg").write_text(svg)
-    parts.append("</body></html>\n")
+    sections = (section_html(section, results) for section in SECTIONS)
+    parts = [HEAD, f"<nav>{links}</nav>", *sections, "</body></html>\n"]
     (out / "page.html").write_text("\n".join(parts))
 
 

@@ -19,22 +19,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.machine import describe
+from benchmarks.world import run_world
 from video_infinity.adapters import inspect_model, load_model
 from video_infinity.comm import Communicator, SingleCommunicator
+from video_infinity.comm.base import Tally
 from video_infinity.comm.process import joined_world
 from video_infinity.config import ModelSpec, Request
 from video_infinity.context.exchange import FrameExchange
@@ -93,13 +92,16 @@ def steps_of(variant: str, job: DenoiseJob) -> Any:
 
 
 def measure(comm: Communicator, num_frames: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Seconds per step of every variant and repeat, and bytes per step, on this rank."""
+    """Seconds per step of every variant and repeat, and what was exchanged, on this rank.
+
+    Of the exchange, the last repeat's; a rank without one waits for nothing.
+    """
     adapter = load_model(ModelSpec(device="cpu"))
     options = {"num_frames": num_frames, "num_inference_steps": steps}
     timeline = PromptTimeline.single("a red seven moving left on a navy background")
     request = Request.from_options(timeline, {**options, "device": "cpu"})
     seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    received: dict[str, int] = {}
+    exchanged: dict[str, Tally] = {}
     for repeat in range(repeats + 1):  # the first one warms up
         for variant in VARIANTS:
             world = SingleCommunicator() if variant == "one rank" else comm
@@ -114,19 +116,21 @@ def measure(comm: Communicator, num_frames: int, steps: int, repeats: int) -> di
             job = run.job()
             if variant != "one rank":
                 comm.barrier()
-            before, begin = comm.bytes_received, time.perf_counter()
+            before, begin = replace(comm.tally), time.perf_counter()
             for _ in steps_of(variant, job):
                 pass
             if repeat:
                 seconds[variant].append((time.perf_counter() - begin) / steps)
-            received[variant] = (comm.bytes_received - before) // steps
+                if variant != "one rank":
+                    exchanged[variant] = comm.tally.since(before)
             if variant == "one rank":
                 comm.barrier()
-    return {
-        "seconds": seconds,
-        "bytes_per_step": received,
-        "least_bytes": least_bytes(request, comm),
+    per_step = {
+        variant: {name: value / steps for name, value in asdict(tally).items()}
+        for variant, tally in exchanged.items()
     }
+    least = least_bytes(request, comm)
+    return {"seconds": seconds, "per_step": per_step, "least_bytes": least}
 
 
 def least_bytes(request: Request, comm: Communicator) -> int:
@@ -134,29 +138,6 @@ def least_bytes(request: Request, comm: Communicator) -> int:
     facts = inspect_model(request.model)
     predicted = estimate(prepare(request, facts, comm.size), facts, comm.size)
     return int(predicted["bytes_received_per_step"][comm.rank])
-
-
-def run_world(words: Sequence[str], ranks: int) -> list[dict[str, Any]]:
-    """This module's `--worker` on fresh gloo processes of one thread."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.speed", "--worker", *words],
-            env=environment | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-        )
-        for rank in range(ranks)
-    ]
-    return [json.loads(process.communicate()[0]) for process in processes]
 
 
 def summary(ranks: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -185,7 +166,7 @@ def main() -> None:
         return
     names = ("--num-frames", "--steps", "--repeats")
     words = [str(word) for pair in zip(names, numbers, strict=True) for word in pair]
-    ranks = run_world(words, RANKS)
+    ranks = run_world("benchmarks.speed", words, RANKS)
     medians = summary(ranks)
     limit = medians["independent"]
     for variant, seconds in medians.items():
@@ -193,8 +174,14 @@ def main() -> None:
         print(f"{variant:12} {seconds:8.3f} s a step {cost}")
     print(f"speed-up of two ranks over one: {medians['one rank'] / medians['full']:.2f}")
     print(f"the same without exchange:      {medians['one rank'] / limit:.2f}")
-    over = max(rank["bytes_per_step"]["full"] / rank["least_bytes"] for rank in ranks)
+    over = max(rank["per_step"]["full"]["bytes_received"] / rank["least_bytes"] for rank in ranks)
     print(f"bytes received over the least:  {over:.4f}")
+    for rank, found in enumerate(ranks):
+        for variant, tally in found["per_step"].items():
+            print(
+                f"rank {rank}, {variant:12} {tally['posts']:3.0f} rounds of frames, "
+                f"{tally['gathers']:3.0f} of moments, waited {tally['seconds_waited']:.3f} s"
+            )
     result = {
         "command": sys.argv[1:],
         "machine": describe(),

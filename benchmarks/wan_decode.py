@@ -16,10 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan
 
+from benchmarks.world import run_world
 from video_infinity.adapters.wan_facts import DECODE_FRAMES
 from video_infinity.adapters.wan_vae import chunked, decode_chunk
 from video_infinity.comm import Communicator, SingleCommunicator
@@ -107,24 +104,8 @@ def work(way: str, length: int, size: int, comm: Communicator) -> dict[str, Any]
 
 def run(way: str, length: int, size: int, ranks: int) -> list[dict[str, Any]]:
     """The measures of every rank, from fresh processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = [sys.executable, "-m", "benchmarks.wan_decode", "--worker", way, str(length), str(size)]
-    environment = {
-        "WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "MALLOC_MMAP_THRESHOLD_": "524288",
-    }
-    processes = [
-        subprocess.Popen(
-            words, env=os.environ | environment | {"RANK": str(rank)}, stdout=subprocess.PIPE
-        )
-        for rank in range(ranks)
-    ]
-    return [json.loads(process.communicate()[0]) for process in processes]
+    words = [way, str(length), str(size)]
+    return run_world("benchmarks.wan_decode", words, ranks, {"MALLOC_MMAP_THRESHOLD_": "524288"})
 
 
 def main() -> None:

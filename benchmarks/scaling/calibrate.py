@@ -17,13 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import socket
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe
+from benchmarks.world import run_world
 from video_infinity.adapters import load_model
 from video_infinity.comm import Communicator, Message, SingleCommunicator
 from video_infinity.comm.process import joined_world
@@ -154,29 +151,6 @@ def measure(comm: Communicator, num_frames: int, repeats: int) -> dict[str, Any]
         }
 
 
-def run_world(words: Sequence[str]) -> list[dict[str, Any]]:
-    """This module's `--worker` on fresh gloo processes of one thread."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "WORLD_SIZE": str(RANKS),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.scaling.calibrate", "--worker", *words],
-            env=environment | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-        )
-        for rank in range(RANKS)
-    ]
-    return [json.loads(process.communicate()[0]) for process in processes]
-
-
 def main() -> None:
     """The command's entry."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
@@ -192,7 +166,7 @@ def main() -> None:
             print(json.dumps(measure(comm, *numbers)))
         return
     words = ["--num-frames", str(numbers[0]), "--repeats", str(numbers[1])]
-    ranks = run_world(words)
+    ranks = run_world("benchmarks.scaling.calibrate", words, RANKS)
     result = {
         "command": ["python", "-m", "benchmarks.scaling.calibrate", *words],
         "machine": describe(),

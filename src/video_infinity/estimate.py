@@ -28,6 +28,8 @@ CONV_HALO_FRAMES = 1
 LONG_CLIPS = {"long": 1024, "longer": 2048}
 """Latent frames of clips whose memory says how it grows."""
 
+Kind = tuple[int, int, int] | str
+
 
 def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, Any]:
     """The plan of a prepared request as plain data, ready for JSON."""
@@ -64,7 +66,9 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
         },
         "weights_bytes": weights_bytes,
         "text_encoder_bytes": footprint.num_text_weights * value_bytes,
-        "expected_memory_bytes": [peaks[mesh.clip_of(rank)] for rank in range(num_ranks)],
+        "expected_memory_bytes": [
+            peaks[_kind(plan, mesh.clip_of(rank))] for rank in range(num_ranks)
+        ],
         "longest_num_frames": _longest(request, facts, mesh, peaks, weights_bytes),
         "bytes_received_per_step": [
             (bytes_received(plan, footprint, mesh.clip_of(rank), own_branches, value_bytes))
@@ -76,15 +80,13 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
     }
 
 
-def _workloads(
-    request: Request, plan: Plan, batch: int, value_bytes: int
-) -> dict[int | str, Workload]:
-    """The passes whose memory is asked for: of every clip, and of two long ones."""
-    shapes: dict[int | str, tuple[Plan, int]] = {}
-    independent = request.run.method == "independent"
-    for rank, clip in enumerate(plan.clips):
-        alone = Plan((Clip(0, len(clip)),), plan.scopes)
-        shapes[rank] = (alone, 0) if independent else (plan, rank)
+def _workloads(request: Request, plan: Plan, batch: int, value_bytes: int) -> dict[Kind, Workload]:
+    """The passes whose memory is asked for: of every kind of clip, and of two long ones."""
+    if request.run.method == "independent":
+        alone = {len(clip): Plan((Clip(0, len(clip)),), plan.scopes) for clip in plan.clips}
+        shapes = {_kind(plan, rank): (alone[len(c)], 0) for rank, c in enumerate(plan.clips)}
+    else:
+        shapes = {_kind(plan, rank): (plan, rank) for rank in range(plan.num_ranks)}
     for name, frames in LONG_CLIPS.items():
         shapes[name] = Plan((Clip(0, frames),), plan.scopes), 0
     device = request.model.device
@@ -93,16 +95,24 @@ def _workloads(
     }
 
 
+def _kind(plan: Plan, rank: int) -> Kind:
+    """What a rank's memory follows from: frames that it holds, receives and sends."""
+    transfers = [*plan.attention_transfers(), *plan.halo_transfers(CONV_HALO_FRAMES)]
+    received = sum(len(t.frames) for t in transfers if t.target == rank)
+    sent = sum(len(t.frames) for t in transfers if t.source == rank)
+    return len(plan.clips[rank]), received, sent
+
+
 def _longest(
     request: Request,
     facts: ModelFacts,
     mesh: Mesh,
-    peaks: Mapping[int | str, int],
+    peaks: Mapping[Kind, int],
     weights_bytes: int,
 ) -> int | None:
     """Pixel frames of the longest video for which the ranks of this machine have memory.
 
-    Beyond the two long clips, memory is taken to grow as between them.
+    Memory is taken to grow everywhere as between the two long clips.
     None if that is not known: a GPU that is planned for need not be here.
     """
     memory = device_memory_bytes(torch.device(request.model.device))

@@ -19,8 +19,8 @@ _GIVEN_BACK_FROM_BYTES, _KEPT_BYTES = 8 << 20, 64 << 20
 def give_back_large_tensors() -> None:
     """From now on, let glibc return large tensors to the system as soon as they are freed.
 
-    Left alone, it keeps what it thinks will be wanted again: up to 40 % more than is in use. The
-    slices of layers are smaller than this, and their memory is used again (docs/adr/0015).
+    Left alone, it keeps what it thinks will be wanted again (benchmarks/growth.md says how much).
+    The slices of layers are smaller than this, and their memory is used again (docs/adr/0015).
     Nothing happens on other systems, or where the environment sets glibc's own variables.
     """
     told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)

@@ -64,6 +64,15 @@ def assert_one_line(text: str) -> None:
     assert 0 < len(text) < LONGEST_MESSAGE, text[:LONGEST_MESSAGE]
 
 
+def ends_well(call: Callable[[], Any]) -> bool:
+    """Whether a call does its work, or is refused in one short line that is not empty.
+
+    Any other exception than a mistake of the user's goes through.
+    """
+    error = fails_as_a_mistake(call)
+    return error is None or 0 < len(describe(error)) < LONGEST_MESSAGE
+
+
 def run(*words: str) -> int:
     """The command, in this process: done without a word, or one line that says what is wrong."""
     out, err = io.StringIO(), io.StringIO()

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.drawn import FEWER, HOSTILE_YAML, PLAIN, SCALARS, fails_as_a_mistake, run
+from tests.fuzz.drawn import FEWER, HOSTILE_YAML, PLAIN, SCALARS, ends_well, run
 from video_infinity.cli import OPTIONS
 from video_infinity.mesh import parse_axes
 from video_infinity.options import read_config_file, read_request
@@ -43,20 +43,20 @@ def words(draw: st.DrawFn) -> list[str]:
 @given(words())
 def test_command_lines(tiny_model: Path, told: list[str]) -> None:
     sizes = ["--num-frames", "6", "--height", "16", "--width", "16"]
-    run("plan", "--model", str(tiny_model), *sizes, *told)
+    assert run("plan", "--model", str(tiny_model), *sizes, *told) in (0, 2)
 
 
 @given(st.dictionaries(st.sampled_from([*FLAGS, "prompt"]), PLAIN))
 def test_options_of_any_type(options: dict[str, Any]) -> None:
-    fails_as_a_mistake(lambda: read_request(options))
+    assert ends_well(lambda: read_request(options))
 
 
-def in_file(name: str, text: str, call: Any) -> None:
+def ends_well_on_a_file(name: str, text: str, call: Any) -> bool:
+    """Whether a file with that text is read or refused, and nothing else lies beside it then."""
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / name
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
-        fails_as_a_mistake(lambda: call(path))
-        assert [entry.name for entry in Path(place).iterdir()] == [name]
+        return ends_well(lambda: call(path)) and [f.name for f in Path(place).iterdir()] == [name]
 
 
 YAML_VALUES = st.sampled_from(HOSTILE_YAML) | SCALARS.map(json.dumps) | st.text(max_size=12)
@@ -70,7 +70,7 @@ def yaml_mappings(draw: st.DrawFn) -> str:
 
 @given(yaml_mappings() | st.text(max_size=60) | YAML_VALUES)
 def test_config_files(text: str) -> None:
-    in_file("run.yaml", text, read_config_file)
+    assert ends_well_on_a_file("run.yaml", text, read_config_file)
 
 
 @st.composite
@@ -85,12 +85,12 @@ def timelines(draw: st.DrawFn) -> str:
 
 @given(timelines() | st.text(max_size=60) | YAML_VALUES)
 def test_timelines_in_yaml(text: str) -> None:
-    in_file("story.yaml", text, PromptTimeline.from_file)
+    assert ends_well_on_a_file("story.yaml", text, PromptTimeline.from_file)
 
 
 @given(PLAIN.map(json.dumps) | st.text(max_size=60) | YAML_VALUES)
 def test_timelines_in_json(text: str) -> None:
-    in_file("story.json", text, PromptTimeline.from_file)
+    assert ends_well_on_a_file("story.json", text, PromptTimeline.from_file)
 
 
 SPANS = st.fixed_dictionaries(
@@ -109,9 +109,9 @@ def test_a_timeline_says_what_holds_at_every_frame(entries: list[Any], num_frame
             mix = timeline.mix(frame)
             assert 0 <= mix.before <= mix.after < len(entries) and 0 <= mix.weight <= 1
 
-    fails_as_a_mistake(read)
+    assert ends_well(read)
 
 
 @given(st.text(alphabet="cfglip=,0123456789 -", max_size=16) | st.text(max_size=12))
 def test_meshes(text: str) -> None:
-    fails_as_a_mistake(lambda: parse_axes(text))
+    assert ends_well(lambda: parse_axes(text))

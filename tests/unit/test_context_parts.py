@@ -84,6 +84,7 @@ CONVOLUTIONS = {
         4, 6, (3, 1, 1), padding=(2, 0, 0), dilation=(2, 1, 1), groups=2
     ),
     "without bias": nn.Conv3d(4, 6, (5, 1, 1), padding=(2, 0, 0), bias=False),
+    "padded by name": nn.Conv3d(4, 6, (3, 1, 1), padding="same"),
     "over space too": nn.Conv3d(4, 6, 3, padding=1),
     "over a padded space": nn.Conv3d(4, 6, (3, 1, 1), padding=1),
 }

@@ -7,8 +7,9 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from video_infinity.comm import SingleCommunicator
-from video_infinity.context.layers import ClipContext, FrameTextProcessor
+from video_infinity.context.layers import ClipContext
 from video_infinity.context.text import FrameText
+from video_infinity.context.text_layer import FrameTextProcessor
 from video_infinity.plan import Plan, Scopes, split_timeline
 
 ROWS, TOKENS, CHANNELS, PIXELS = 4, 5, 8, 6

@@ -22,7 +22,14 @@ from tests.tiny_wan import (
     tiny_transformer,
     tiny_wan_pipe,
 )
-from video_infinity.adapters import Adapter, inspect_model, load_model, trace_model, wan
+from video_infinity.adapters import (
+    Adapter,
+    inspect_model,
+    load_model,
+    trace_model,
+    wan,
+    wan_attention,
+)
 from video_infinity.adapters.footprint import Workload, trace
 from video_infinity.adapters.registry import adapter_of
 from video_infinity.adapters.wan_rotary import WanRotary
@@ -359,8 +366,8 @@ def test_the_users_attention_backend_is_honoured(
         asked.append(backend)
         return dispatch(*given, backend=backend, **rest)
 
-    dispatch = wan.dispatch_attention_fn
-    monkeypatch.setattr(wan, "dispatch_attention_fn", watched)
+    dispatch = wan_attention.dispatch_attention_fn
+    monkeypatch.setattr(wan_attention, "dispatch_attention_fn", watched)
     text = FrameText(TEXT_BSD, ((0,) * 5,))
     context = ClipContext(SingleCommunicator(), Plan(split_timeline(5, 1), Scopes(5, 0)), text)
     if not inside:

@@ -55,7 +55,7 @@ def load_part(part: Any, directory: Path, dtype: torch.dtype) -> Any:
                 output_loading_info=True,
                 **options,
             )
-    except AssertionError:
+    except (AssertionError, MemoryError):
         raise
     except Exception as error:  # the libraries let through what Python says to a spoilt config
         reason = " ".join(str(error).split())[:200]
@@ -173,7 +173,7 @@ def load_scheduler(directory: Path, changes: dict[str, Any]) -> Any:
     try:
         with silenced():
             return scheduler.from_config(config)
-    except AssertionError:
+    except (AssertionError, MemoryError):
         raise
     except Exception as error:  # the libraries let through what Python says to a spoilt config
         reason = " ".join(str(error).split())[:200]

@@ -42,7 +42,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Numbers (not bytes) per latent frame and per video of the guidance batch, and rounds.
+    """Numbers (not bytes) per latent frame and per video of the guidance batch.
 
     attention_values   keys and values of all temporal attention layers
     conv_values        inputs of all temporal convolutions

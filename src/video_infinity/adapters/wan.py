@@ -10,14 +10,13 @@ T tokens of all frames
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -38,6 +37,7 @@ from video_infinity.adapters.components import (
 from video_infinity.adapters.files import count_weights, read_json, weight_files
 from video_infinity.adapters.footprint import Footprint, Workload, trace
 from video_infinity.adapters.registry import ModelFiles
+from video_infinity.adapters.wan_attention import WanAttentionOps
 from video_infinity.adapters.wan_facts import (
     SECOND_EXPERT,
     TRAINED_FRAMES,
@@ -54,38 +54,6 @@ from video_infinity.errors import ModelError
 
 TEXT_TOKENS = 512
 """Of a prompt, as diffusers' pipeline reads it; the rest of a shorter one is zeros."""
-
-
-class WanAttentionOps:
-    """What Wan does around its self-attention; see `context.frame_layers.FrameAttentionOps`."""
-
-    def project(
-        self, attn: Any, hidden_BTC: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, Callable[[], torch.Tensor]]:
-        fused: Any = attn.to_qkv(hidden_BTC).chunk(3, -1) if attn.fused_projections else None
-        key, value = fused[1:] if fused else (attn.to_k(hidden_BTC), attn.to_v(hidden_BTC))
-
-        def make_queries() -> torch.Tensor:
-            return heads(attn.norm_q(fused[0] if fused else attn.to_q(hidden_BTC)))
-
-        def heads(x_BTC: torch.Tensor) -> torch.Tensor:
-            return cast(torch.Tensor, x_BTC.unflatten(-1, (attn.heads, -1)))
-
-        return heads(attn.norm_k(key)), heads(value), make_queries
-
-    def attend(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        scale: float | None,
-        backend: Any,
-    ) -> torch.Tensor:
-        attended = dispatch_attention_fn(q, k, v, scale=scale, backend=backend)
-        return cast(torch.Tensor, attended)
-
-    def finish(self, attn: Any, hidden_BTC: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, attn.to_out[1](attn.to_out[0](hidden_BTC)))
 
 
 class WanAdapter:

@@ -26,6 +26,8 @@ class _TimeAsHeight(TorchFunctionMode):
         if func is not torch.conv3d or kwargs:
             return func(*args, **(kwargs or {}))
         x_NCFHW, weight, bias, stride, padding, dilation, groups = args
+        if isinstance(padding, str):  # "same" and "valid" go their own way
+            return func(*args)
         over_space = weight.shape[3:], stride[1:], padding[1:], dilation[1:]
         if [list(map(int, size)) for size in over_space] != [[1, 1], [1, 1], [0, 0], [1, 1]]:
             return func(*args)

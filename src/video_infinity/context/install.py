@@ -17,7 +17,6 @@ from video_infinity.context.frame_layers import DualScopeFrameProcessor, FrameAt
 from video_infinity.context.layers import (
     ClipContext,
     DualScopeProcessor,
-    FrameTextProcessor,
     TimelineConvBlock,
     TimelineGroupNorm,
 )
@@ -27,6 +26,7 @@ from video_infinity.context.slices import (
     SlicedTokens,
     TokenSite,
 )
+from video_infinity.context.text_layer import FrameTextProcessor
 
 
 class AttentionModule(Protocol):

@@ -88,7 +88,8 @@ class SlicedFrames(nn.Module):
             nonlocal in_tuple
 
             def own(x: Any) -> Any:
-                return x[part] if isinstance(x, torch.Tensor) and len(x) == count else x
+                has_rows = isinstance(x, torch.Tensor) and x.ndim > 0 and len(x) == count
+                return x[part] if has_rows else x
 
             given = {name: own(x) for name, x in named.items()}
             with self._context.reading(part):

@@ -20,7 +20,7 @@ class Workspace:
     layer_bytes     of the widest tensor of a slice of tokens or frames
     sequence_bytes  of the input of a slice of sequences over time, each an exchange of its own
     first_alone     do the first slice of each layer and no more: where only shapes are traced
-    By measurement: benchmarks/slices.md.
+    For a CPU by measurement: benchmarks/slices.md.
     """
 
     layer_bytes: int = 1 << 21
@@ -29,7 +29,7 @@ class Workspace:
 
     @classmethod
     def of(cls, device_type: str) -> Workspace:
-        """What suits a kind of device: caches of a CPU, or large kernels on a GPU."""
+        """What suits a kind of device: a CPU's caches, or large kernels on a GPU (not measured)."""
         return cls() if device_type == "cpu" else cls(1 << 28, 1 << 28)
 
     def slices(self, count: int, bytes_of_one: int, *, of_sequences: bool = False) -> list[slice]:
