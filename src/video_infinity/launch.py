@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from video_infinity.comm import Communicator, SingleCommunicator
-from video_infinity.comm.process import ProcessCommunicator, in_torchrun, joined_world
+from video_infinity.comm.process import in_torchrun, joined_world, present_world
 from video_infinity.failures import (
     FAILURES_DIR,
     first_failure,
@@ -45,7 +45,7 @@ def rank_device(device: str) -> str:
 def api_world(device: torch.device, timeout_s: float) -> Communicator:
     """The world of a script: torchrun's, joined until the process ends, or one rank alone."""
     if dist.is_available() and dist.is_initialized():
-        return ProcessCommunicator(device, timeout_s)
+        return present_world(device, timeout_s)
     if not in_torchrun():
         return SingleCommunicator()
     stack = ExitStack()

@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_GIVEN_BACK_FROM_BYTES, _KEPT_BYTES = 8 << 20, 64 << 20
+GIVEN_BACK_FROM_BYTES, KEPT_BYTES = 8 << 20, 64 << 20
+"""On a CPU: tensors from this size on go back to the system; of what smaller ones leave, so much
+at the end of the heap is kept."""
 
 
 def give_back_large_tensors() -> None:
@@ -27,8 +29,8 @@ def give_back_large_tensors() -> None:
     if told or platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK_FROM_BYTES)
-    mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    mallopt(_M_MMAP_THRESHOLD, GIVEN_BACK_FROM_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

@@ -228,8 +228,14 @@ def save_rank(path: Path, results: Mapping[str, tuple[torch.Tensor, torch.Tensor
     save_file(tensors, path)
 
 
-def on_processes(worker: str, size: int, directory: Path) -> list[dict[str, torch.Tensor]]:
-    """What the module `worker` leaves in a directory, on that many gloo processes, by rank."""
+WIRES = ("gloo", "shared memory")
+"""What may carry the exchange between processes on CPUs."""
+
+
+def on_processes(
+    worker: str, size: int, directory: Path, wire: str
+) -> list[dict[str, torch.Tensor]]:
+    """What the module `worker` leaves in a directory, on that many processes, by rank."""
     from safetensors.torch import load_file
 
     with socket.socket() as probe:
@@ -244,7 +250,7 @@ def on_processes(worker: str, size: int, directory: Path) -> list[dict[str, torc
     }
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", worker, str(directory)],
+            [sys.executable, "-m", worker, str(directory), wire],
             env=environment | {"RANK": str(rank)},
             cwd=Path(__file__).parents[2],
         )

@@ -77,21 +77,23 @@ def test_threads_give_the_video_of_one_rank(name: str, size: int) -> None:
     assert_same_video(name, *on_ranks(CASES[name], size))
 
 
-@pytest.fixture(scope="module", params=SIZES)
-def gloo_results(
+@pytest.fixture(
+    scope="module", params=[*((size, "gloo") for size in SIZES), (3, "shared memory")], ids=str
+)
+def process_results(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, torch.Tensor]]:
-    """Those cases on that many gloo processes, spawned once."""
-    size, directory = request.param, tmp_path_factory.mktemp("gloo")
-    return on_processes("tests.distributed.worker", size, directory)
+    """Those cases on that many processes, spawned once."""
+    size, wire = request.param
+    return on_processes("tests.distributed.worker", size, tmp_path_factory.mktemp("ranks"), wire)
 
 
 @pytest.mark.parametrize("name", ON_PROCESSES)
 def test_processes_give_the_video_of_one_rank(
-    name: str, gloo_results: list[dict[str, torch.Tensor]]
+    name: str, process_results: list[dict[str, torch.Tensor]]
 ) -> None:
-    latents = torch.cat([tensors[f"{name}/latents"] for tensors in gloo_results], 1)
-    assert_same_video(name, latents, gloo_results[0][f"{name}/frames"])
+    latents = torch.cat([tensors[f"{name}/latents"] for tensors in process_results], 1)
+    assert_same_video(name, latents, process_results[0][f"{name}/frames"])
 
 
 def test_seed_and_prompt_matter() -> None:

@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.distributed.harness import TOLERANCE, on_processes, on_threads, relative_difference
+from tests.distributed.harness import (
+    TOLERANCE,
+    WIRES,
+    on_processes,
+    on_threads,
+    relative_difference,
+)
 from tests.distributed.wan_harness import (
     CASES,
     LATENT_FRAMES,
@@ -64,19 +70,21 @@ def test_threads_give_the_video_of_one_rank(name: str, size: int) -> None:
     assert_same_video(name, *on_ranks(CASES[name], size))
 
 
-@pytest.fixture(scope="module")
-def gloo_results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
-    """Those cases on three gloo processes, spawned once: every phase of the exchange is there."""
-    size, directory = 3, tmp_path_factory.mktemp("gloo")
-    return on_processes("tests.distributed.wan_worker", size, directory)
+@pytest.fixture(scope="module", params=WIRES)
+def process_results(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, torch.Tensor]]:
+    """Those cases on three processes, spawned once: every phase of the exchange is there."""
+    directory = tmp_path_factory.mktemp("ranks")
+    return on_processes("tests.distributed.wan_worker", 3, directory, request.param)
 
 
 @pytest.mark.parametrize("name", ON_PROCESSES)
 def test_processes_give_the_video_of_one_rank(
-    name: str, gloo_results: list[dict[str, torch.Tensor]]
+    name: str, process_results: list[dict[str, torch.Tensor]]
 ) -> None:
-    latents = torch.cat([tensors[f"{name}/latents"] for tensors in gloo_results], 1)
-    assert_same_video(name, latents, gloo_results[0][f"{name}/frames"])
+    latents = torch.cat([tensors[f"{name}/latents"] for tensors in process_results], 1)
+    assert_same_video(name, latents, process_results[0][f"{name}/frames"])
 
 
 @pytest.mark.parametrize("name", ["rotating global context", "bias that switches"])

@@ -1,6 +1,6 @@
-"""One rank of a real gloo world: runs Wan's cases and leaves its results in a directory.
+"""One rank of a real world: runs Wan's cases and leaves its results in a directory.
 
-python -m tests.distributed.wan_worker DIRECTORY, with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+python -m tests.distributed.wan_worker DIRECTORY WIRE, with RANK, WORLD_SIZE and MASTER_*.
 """
 
 import sys
@@ -11,10 +11,13 @@ import torch
 from tests.distributed.harness import save_rank
 from tests.distributed.wan_harness import CASES, ON_PROCESSES, load, run_case
 from video_infinity.comm.process import joined_world
+from video_infinity.comm.shared import SharedCommunicator
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with joined_world(torch.device("cpu"), timeout_s=120) as comm:
+    shares_memory = sys.argv[2] == "shared memory"
+    with joined_world(torch.device("cpu"), 120, shares_memory=shares_memory) as comm:
+        assert isinstance(comm, SharedCommunicator) == shares_memory
         results = {
             name: run_case(CASES[name], comm, load(CASES[name], comm.rank)) for name in ON_PROCESSES
         }

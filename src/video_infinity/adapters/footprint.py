@@ -21,6 +21,7 @@ from video_infinity.context.install import Sites, installed
 from video_infinity.context.layers import ClipContext
 from video_infinity.context.text import FrameText
 from video_infinity.context.workspace import Workspace
+from video_infinity.memory import GIVEN_BACK_FROM_BYTES, KEPT_BYTES
 from video_infinity.plan import Plan
 
 
@@ -50,7 +51,7 @@ class Footprint:
     num_weights        of the parts that every rank holds
     num_text_weights   of the text encoder, on rank 0
     peak_bytes         for each workload that was asked for: tensors alive at once at the widest
-                       point of one pass
+                       point of one pass, and on a CPU what the allocator keeps of earlier ones
     """
 
     attention_values: int
@@ -80,12 +81,18 @@ class _Shapes:
         self.moments += 2 * module.num_groups
 
 
-class _PeakOfLive(TorchDispatchMode):
-    """Most values alive at once among those that operations make inside the `with`."""
+class _Live(TorchDispatchMode):
+    """What is alive, in bytes, after every operation inside the `with`.
 
-    def __init__(self) -> None:
+    small, large  in tensors below and from `large_from` bytes on
+    moments       all values that the pair had
+    """
+
+    def __init__(self, large_from: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live_bytes = self.peak_bytes = 0
+        self.small = self.large = 0
+        self.moments: list[tuple[int, int]] = [(0, 0)]
+        self._large_from = large_from
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -99,12 +106,23 @@ class _PeakOfLive(TorchDispatchMode):
         if storage in self._known:
             return
         self._known.add(storage)
-        self.live_bytes += storage.nbytes()
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
-        weakref.finalize(storage, self._free, storage.nbytes())
+        self._add(storage.nbytes(), 1)
+        self.moments.append((self.small, self.large))
+        weakref.finalize(storage, self._add, storage.nbytes(), -1)
 
-    def _free(self, num_bytes: int) -> None:
-        self.live_bytes -= num_bytes
+    def _add(self, num_bytes: int, times: int) -> None:
+        if num_bytes >= self._large_from:
+            self.large += times * num_bytes
+        else:
+            self.small += times * num_bytes
+
+    def peak_bytes(self, kept_bytes: float) -> float:
+        """The most that a process holds whose heap has been as wide as it gets.
+
+        kept_bytes  of a heap that was wider before, what is not given back to the system
+        """
+        widest = max(small for small, _ in self.moments)
+        return max(min(widest, small + kept_bytes) + large for small, large in self.moments)
 
 
 class _Nowhere(Communicator):
@@ -187,6 +205,7 @@ def _peak_bytes(
     text = FrameText(text_SD[None], ((0,) * len(clip),) * load.batch)
     comm = _Nowhere(load.rank, load.plan.num_ranks)
     context = _FirstBlocks(comm, load.plan, text, workspace=workspace)
-    with torch.no_grad(), installed(sites, context), _PeakOfLive() as peak:
+    on_cpu = load.device_type == "cpu"
+    with torch.no_grad(), installed(sites, context), _Live(GIVEN_BACK_FROM_BYTES * ratio) as live:
         run(len(clip), load.batch)
-    return int(peak.peak_bytes / ratio)
+    return int(live.peak_bytes(KEPT_BYTES * ratio if on_cpu else 0) / ratio)

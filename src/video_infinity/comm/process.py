@@ -1,4 +1,7 @@
-"""Ranks as processes of torch.distributed: gloo on CPU, NCCL on CUDA, one code path."""
+"""Ranks as processes of torch.distributed: gloo on CPU, NCCL on CUDA, one code path.
+
+Ranks on the CPUs of one machine exchange over shared memory where they can.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from video_infinity.comm.base import Communicator, Message, Pending
+from video_infinity.comm.shared import over_shared_memory
 from video_infinity.errors import ExchangeError
 
 
@@ -108,14 +112,30 @@ def in_torchrun() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def present_world(
+    device: torch.device, timeout_s: float, *, shares_memory: bool = True
+) -> Communicator:
+    """This rank's end of the world that it has joined. All ranks call alike.
+
+    shares_memory  whether ranks on CPUs may exchange over shared memory, where they can
+    """
+    comm = ProcessCommunicator(device, timeout_s)
+    return over_shared_memory(comm, timeout_s) if device.type == "cpu" and shares_memory else comm
+
+
 @contextmanager
 def joined_world(
-    device: torch.device, timeout_s: float, meeting: Path | None = None
-) -> Iterator[ProcessCommunicator]:
+    device: torch.device,
+    timeout_s: float,
+    meeting: Path | None = None,
+    *,
+    shares_memory: bool = True,
+) -> Iterator[Communicator]:
     """Join the world that RANK and WORLD_SIZE describe, and leave it at the end.
 
     meeting  a file, not yet there, over which ranks of one machine find each other; None is
              MASTER_ADDR and MASTER_PORT: a port that listens on every interface of its machine
+    shares_memory  see `present_world`
     Raises ExchangeError if the other ranks do not come within the deadline.
     """
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -134,6 +154,6 @@ def joined_world(
             f"{str(error).strip().splitlines()[0]}"
         ) from error
     try:
-        yield ProcessCommunicator(device, timeout_s)
+        yield present_world(device, timeout_s, shares_memory=shares_memory)
     finally:
         dist.destroy_process_group()
