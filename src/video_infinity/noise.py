@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 import torch
 
-INITIAL_STEP = -1
-"""The key that stands for the noise which a video starts from."""
+INITIAL_STEP, SHUFFLE_STEP = -1, -2
+"""Keys that stand for the noise which a video starts from, and for its shuffles."""
 
 
 def frame_generator(seed: int, frame: int, step: int) -> torch.Generator:
@@ -40,3 +40,21 @@ def initial_noise(
         ]
     )
     return noise_FCHW.transpose(0, 1)[None].contiguous()
+
+
+def shuffled_frames(
+    seed: int, num_frames: int, window_frames: int, stride_frames: int
+) -> list[int]:
+    """Of every frame of a timeline, the frame of the first window whose noise it begins with.
+
+    The `stride_frames` frames at i are a shuffled copy of those at i - window_frames, for
+    i = window_frames, window_frames + stride_frames, and so on. A longer video begins as a shorter.
+    Source: Qiu et al., FreeNoise (2023), section 3.1.
+    """
+    source = list(range(min(num_frames, window_frames)))
+    for start in range(window_frames, num_frames, stride_frames):
+        generator = frame_generator(seed, start, SHUFFLE_STEP)
+        order = torch.randperm(stride_frames, generator=generator).tolist()
+        copied = [source[start - window_frames + place] for place in order]
+        source += copied[: num_frames - start]
+    return source

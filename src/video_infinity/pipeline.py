@@ -231,6 +231,10 @@ class GenerateOptions(TypedDict, total=False):
     global_bias: float | None
     bias_switch: float | None
     method: str | None
+    noise: str | None
+    window_frames: int | None
+    stride_frames: int | None
+    without: str | None
     parallel: str | None
     sequential_guidance: bool
     initial_latents: str | Path | None

@@ -6,7 +6,7 @@ overwritten. What stood there before stands there again when the context manager
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -79,16 +79,30 @@ class Sites:
     swaps: tuple[tuple[ModuleSite, nn.Module], ...] = ()
 
 
+@dataclass(frozen=True)
+class Layers:
+    """What is put in at the sites that look over time: made of a site's own part and a context."""
+
+    attention: Callable[[ClipContext], Any] = DualScopeProcessor
+    frame_attention: Callable[[Any, FrameAttentionOps, ClipContext], Any] = DualScopeFrameProcessor
+    conv: Callable[[nn.Sequential, ClipContext], nn.Module] = TimelineConvBlock
+    norm: Callable[[nn.GroupNorm, ClipContext], nn.Module] = TimelineGroupNorm
+
+
+LAYERS = Layers()
+"""Those of clip parallelism."""
+
+
 @contextmanager
-def installed(sites: Sites, context: ClipContext) -> Iterator[ClipContext]:
+def installed(sites: Sites, context: ClipContext, layers: Layers = LAYERS) -> Iterator[ClipContext]:
     """The model, as one video over all ranks of `context`, inside the `with`."""
     with ExitStack() as stack:
         for attention in sites.attention:
-            stack.enter_context(_processor(attention, DualScopeProcessor(context)))
+            stack.enter_context(_processor(attention, layers.attention(context)))
         for attention in sites.frame_attention:
             assert sites.frame_ops is not None, "frame attention needs its family's operations"
             inner = attention.processor
-            frame_processor = DualScopeFrameProcessor(inner, sites.frame_ops, context)
+            frame_processor = layers.frame_attention(inner, sites.frame_ops, context)
             stack.enter_context(_processor(attention, frame_processor))
         for group, reads_states in ((sites.text, False), (sites.embedded_text, True)):
             for attention in group:
@@ -96,9 +110,9 @@ def installed(sites: Sites, context: ClipContext) -> Iterator[ClipContext]:
                 text_processor = FrameTextProcessor(inner, context, reads_states=reads_states)
                 stack.enter_context(_processor(attention, text_processor))
         for site in sites.convs:
-            stack.enter_context(swapped(site, TimelineConvBlock(site.module, context)))
+            stack.enter_context(swapped(site, layers.conv(site.module, context)))
         for site in sites.norms:
-            stack.enter_context(swapped(site, TimelineGroupNorm(site.module, context)))
+            stack.enter_context(swapped(site, layers.norm(site.module, context)))
         for tokens in sites.token_wise:
             token_site = ModuleSite(tokens.parent, tokens.attribute)
             sliced = SlicedTokens(token_site.module, tokens.widest_channels, context)

@@ -137,14 +137,17 @@ class ClipContext:
     def at(self, noise_level: float, step: int = 0) -> Iterator[None]:
         """For one pass, hold the bias of a noise level (training timestep) and a step's plan."""
         before, self.bias = self.bias, self.schedule.at(noise_level)
-        plan = self.plan.at_step(step)
-        if plan != self.plan:
-            self.plan = plan
-            self._made.clear()
+        self.hold(self.plan.at_step(step))
         try:
             yield
         finally:
             self.bias = before
+
+    def hold(self, plan: Plan) -> None:
+        """From now on, another plan; what was made for the one before goes."""
+        if plan != self.plan:
+            self.plan = plan
+            self._made.clear()
 
     @contextmanager
     def reading(self, part: slice) -> Iterator[None]:

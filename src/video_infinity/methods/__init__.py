@@ -4,10 +4,17 @@ from types import MappingProxyType
 
 from video_infinity.methods.base import DenoiseJob, Method
 from video_infinity.methods.clip_parallel import denoise_clip_parallel
+from video_infinity.methods.direct import denoise_direct
 from video_infinity.methods.independent import denoise_independent
+from video_infinity.methods.multidiffusion import denoise_multidiffusion
 
 METHODS: MappingProxyType[str, Method] = MappingProxyType(
-    {"clip-parallel": denoise_clip_parallel, "independent": denoise_independent}
+    {
+        "clip-parallel": Method(denoise_clip_parallel),
+        "direct": Method(denoise_direct),
+        "independent": Method(denoise_independent),
+        "multidiffusion": Method(denoise_multidiffusion),
+    }
 )
 
 __all__ = ["METHODS", "DenoiseJob", "Method"]

@@ -1,0 +1,208 @@
+"""Peers beside the paper's method: what defines each, and that ranks do not show in any."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.distributed import wan_harness
+from tests.distributed.harness import (
+    TOLERANCE,
+    Case,
+    latents_on_ranks,
+    load,
+    on_threads,
+    relative_difference,
+    run_of,
+)
+from tests.tiny import tiny_pipe
+from video_infinity.adapters.registry import adapter_of
+from video_infinity.comm import Communicator
+
+WRONG_IS_BEYOND = 1e-2
+"""What a wrong formula must exceed, a hundred times the tolerance."""
+
+FRAMES, W = 19, 6
+STORY = [
+    {"start": 0, "prompt": "a b c"},
+    {"start": 5, "prompt": "d e", "transition": 4},
+    {"start": 12, "prompt": "f"},
+]
+CASE = Case(
+    scheduler="DPMSolverMultistepScheduler",  # it draws, and remembers
+    scheduler_options={"algorithm_type": "sde-dpmsolver++"},
+    timeline=STORY,
+    options={"num_frames": FRAMES},
+)
+METHODS: dict[str, dict[str, Any]] = {
+    "direct": {},
+    "independent": {"window_frames": W},
+    "multidiffusion": {"window_frames": W, "stride_frames": 4},
+}
+
+
+def options_of(method: str, **more: Any) -> dict[str, Any]:
+    return {"method": method, **METHODS[method], **more}
+
+
+@cache
+def one_rank(method: str) -> torch.Tensor:
+    return latents_on_ranks(CASE, 1, **options_of(method))
+
+
+@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("method", METHODS)
+def test_ranks_do_not_show(method: str, size: int) -> None:
+    latents = latents_on_ranks(CASE, size, **options_of(method))
+    assert latents.shape[1] == FRAMES
+    assert relative_difference(latents, one_rank(method)) < TOLERANCE
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_branches_on_ranks_of_their_own_do_not_show(method: str) -> None:
+    def denoise(comm: Communicator, adapter: Any) -> torch.Tensor:
+        more = options_of(method, parallel="cfg=2,clip=2")
+        return run_of(CASE, comm, adapter, **more).denoise()[0]
+
+    first, _, second, _ = on_threads(4, lambda rank: load(CASE, rank), denoise)
+    assert relative_difference(torch.cat((first, second), 1), one_rank(method)) < TOLERANCE
+
+
+def test_methods_make_different_videos() -> None:
+    latents = [one_rank(method) for method in METHODS]
+    for index, one in enumerate(latents):
+        assert all(relative_difference(one, other) > 0.01 for other in latents[:index])
+
+
+# Against the unmodified pipeline
+
+
+PIPE_FRAMES = 11
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    made = tiny_pipe()
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def pipeline_latents(pipe: Any, noise_FCHW: torch.Tensor) -> torch.Tensor:
+    """What diffusers' own pipeline makes of a noise."""
+    latents = pipe(
+        "a b c",
+        num_frames=len(noise_FCHW),
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        latents=noise_FCHW.transpose(0, 1)[None],
+        output_type="latent",
+    ).frames[0]
+    return torch.as_tensor(latents)
+
+
+def ours(pipe: Any, noise_FCHW: torch.Tensor, tmp_path: Path, size: int, **more: Any) -> Any:
+    save_file({"latents": noise_FCHW.contiguous()}, tmp_path / "noise.safetensors")
+    case = Case(options={"initial_latents": tmp_path / "noise.safetensors"})
+    parts = on_threads(
+        size,
+        lambda rank: adapter_of(copy.deepcopy(pipe)),
+        lambda comm, adapter: run_of(
+            case, comm, adapter, num_frames=len(noise_FCHW), **more
+        ).denoise()[0],
+    )
+    return torch.cat(parts, 1)
+
+
+def noise_of(num_frames: int) -> torch.Tensor:
+    return torch.randn(num_frames, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+SHORT: dict[str, dict[str, Any]] = {
+    "direct": {},
+    "independent": {"window_frames": PIPE_FRAMES},
+    "multidiffusion": {"window_frames": PIPE_FRAMES},
+}
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("method", SHORT)
+def test_a_video_of_one_window_is_the_unmodified_pipelines(
+    method: str, size: int, pipe: Any, tmp_path: Path
+) -> None:
+    noise = noise_of(PIPE_FRAMES)
+    made = ours(pipe, noise, tmp_path, size, method=method, **SHORT[method])
+    assert relative_difference(made, pipeline_latents(pipe, noise)) < TOLERANCE
+
+
+@pytest.mark.parametrize("method", ["independent", "multidiffusion"])
+def test_a_video_of_more_windows_is_not(method: str, pipe: Any, tmp_path: Path) -> None:
+    noise = noise_of(PIPE_FRAMES)
+    made = ours(pipe, noise, tmp_path, 1, method=method, window_frames=PIPE_FRAMES - 3)
+    assert relative_difference(made, pipeline_latents(pipe, noise)) > WRONG_IS_BEYOND
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_independent_clips_are_pipelines_runs_of_their_own(
+    size: int, pipe: Any, tmp_path: Path
+) -> None:
+    """13 frames in clips of 5 at most: 4, 4 and 5."""
+    noise = noise_of(13)
+    made = ours(pipe, noise, tmp_path, size, method="independent", window_frames=5)
+    expected = [pipeline_latents(pipe, noise[a:b]) for a, b in ((0, 4), (4, 8), (8, 13))]
+    assert relative_difference(made, torch.cat(expected, 1)) < TOLERANCE
+
+
+def test_multidiffusion_is_the_mean_of_windows_stepped_apart(pipe: Any, tmp_path: Path) -> None:
+    """As the original has it: every window takes a step of its own, then frames are averaged.
+
+    By hand, with diffusers' own denoiser and scheduler, in windows 0 to 5, 3 to 8 and 5 to 10.
+    """
+    noise = noise_of(PIPE_FRAMES)
+    made = ours(pipe, noise, tmp_path, 2, method="multidiffusion", window_frames=6, stride_frames=3)
+    windows = [slice(0, 6), slice(3, 9), slice(5, 11)]
+    assert relative_difference(made, stepped_apart(pipe, noise, windows)) < TOLERANCE
+    no_tail = stepped_apart(pipe, noise, [slice(0, 6), slice(3, 9), slice(6, 11)])
+    assert relative_difference(made, no_tail) > WRONG_IS_BEYOND
+
+
+@torch.inference_mode()
+def stepped_apart(pipe: Any, noise: torch.Tensor, windows: list[slice]) -> torch.Tensor:
+    scheduler, unet = copy.deepcopy(pipe.scheduler), pipe.unet
+    scheduler.set_timesteps(3)
+    text, negative = pipe.encode_prompt("a b c", "cpu", 1, True)
+    z = noise.transpose(0, 1)[None]
+    for timestep in scheduler.timesteps:
+        total, count = torch.zeros_like(z), torch.zeros(z.shape[2]).view(1, 1, -1, 1, 1)
+        for window in windows:
+            part = z[:, :, window]
+            predicted = unet(part.repeat(2, 1, 1, 1, 1), timestep, torch.cat((negative, text)))[0]
+            guided = predicted[:1] + 3.0 * (predicted[1:] - predicted[:1])
+            frames = [x[0].transpose(0, 1) for x in (guided, part)]
+            stepped = scheduler.step(frames[0], timestep, frames[1]).prev_sample
+            total[:, :, window] += stepped.transpose(0, 1)[None]
+            count[:, :, window] += 1
+        z = total / count
+    return z[0]
+
+
+# Wan: another family, behind the same protocol
+
+
+WAN = wan_harness.Case(
+    timeline=[{"start": 0, "prompt": "a b c"}, {"start": 21, "prompt": "x y", "transition": 8}],
+    options={"num_frames": 61, "num_inference_steps": 2},
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_wan_ranks_do_not_show(method: str) -> None:
+    expected = wan_harness.latents_on_ranks(WAN, 1, **options_of(method))
+    assert expected.shape[1] == 16
+    latents = wan_harness.latents_on_ranks(WAN, 3, **options_of(method))
+    assert relative_difference(latents, expected) < TOLERANCE
