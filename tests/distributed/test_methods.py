@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
 from safetensors.torch import save_file
 
 from tests.distributed import wan_harness
@@ -23,7 +24,13 @@ from tests.distributed.harness import (
 )
 from tests.tiny import tiny_pipe
 from video_infinity.adapters.registry import adapter_of
-from video_infinity.comm import Communicator
+from video_infinity.comm import Communicator, SingleCommunicator
+from video_infinity.context.layers import ClipContext
+from video_infinity.context.text import FrameText
+from video_infinity.context.windowed import WindowedProcessor, window_parts
+from video_infinity.noise import shuffled_frames
+from video_infinity.plan import Plan, Scopes, clips_of_lengths
+from video_infinity.windows import Windows
 
 WRONG_IS_BEYOND = 1e-2
 """What a wrong formula must exceed, a hundred times the tolerance."""
@@ -43,6 +50,7 @@ CASE = Case(
 METHODS: dict[str, dict[str, Any]] = {
     "direct": {},
     "independent": {"window_frames": W},
+    "freenoise": {"window_frames": W, "stride_frames": 4},
     "multidiffusion": {"window_frames": W, "stride_frames": 4},
 }
 
@@ -126,6 +134,7 @@ def noise_of(num_frames: int) -> torch.Tensor:
 SHORT: dict[str, dict[str, Any]] = {
     "direct": {},
     "independent": {"window_frames": PIPE_FRAMES},
+    "freenoise": {"window_frames": PIPE_FRAMES + 5},
     "multidiffusion": {"window_frames": PIPE_FRAMES},
 }
 
@@ -140,7 +149,7 @@ def test_a_video_of_one_window_is_the_unmodified_pipelines(
     assert relative_difference(made, pipeline_latents(pipe, noise)) < TOLERANCE
 
 
-@pytest.mark.parametrize("method", ["independent", "multidiffusion"])
+@pytest.mark.parametrize("method", ["independent", "freenoise", "multidiffusion"])
 def test_a_video_of_more_windows_is_not(method: str, pipe: Any, tmp_path: Path) -> None:
     noise = noise_of(PIPE_FRAMES)
     made = ours(pipe, noise, tmp_path, 1, method=method, window_frames=PIPE_FRAMES - 3)
@@ -189,6 +198,74 @@ def stepped_apart(pipe: Any, noise: torch.Tensor, windows: list[slice]) -> torch
             count[:, :, window] += 1
         z = total / count
     return z[0]
+
+
+# FreeNoise's attention
+
+
+@pytest.mark.parametrize("lengths", [(19,), (4, 15), (1, 9, 2, 7)])
+def test_window_weights_sum_to_one_at_every_frame(lengths: tuple[int, ...]) -> None:
+    plan = Plan(clips_of_lengths(lengths), Scopes(7, 0, windows=Windows(8, 3)))
+    for rank, clip in enumerate(plan.clips):
+        at_hand = sorted(
+            {f for t in plan.attention_transfers() if t.target == rank for f in t.frames}
+            | set(clip.frames)
+        )
+        total_F = torch.zeros(len(clip))
+        for part in window_parts(plan, rank, at_hand):
+            total_F[part.queries] += part.weight_Q
+            assert at_hand[part.keys][-1] - at_hand[part.keys][0] == 7
+        assert torch.allclose(total_F, torch.ones(len(clip)))
+
+
+def test_attention_in_windows_is_the_weighted_mean_of_softmaxes() -> None:
+    """By a dense matrix per frame: sum over windows of weight times softmax over the window."""
+    plan = Plan(clips_of_lengths((5, 6)), Scopes(3, 0, windows=Windows(4, 3)))
+    attn = Attention(12, heads=2, dim_head=6).eval()
+    hidden_SFC = torch.randn(3, 11, 12, generator=torch.Generator().manual_seed(0))
+
+    def attend_on(comm: Communicator, _: None) -> torch.Tensor:
+        text = FrameText(torch.zeros(1, 1, 1), ((0,),))
+        clip = plan.clips[comm.rank]
+        with torch.inference_mode():
+            processor = WindowedProcessor(ClipContext(comm, plan, text))
+            return processor(attn, hidden_SFC[:, clip.start : clip.stop])
+
+    ours = torch.cat(on_threads(2, lambda rank: None, attend_on), 1)
+    assert relative_difference(ours, dense(attn, hidden_SFC, pyramid=True)) < 1e-5
+    assert relative_difference(ours, dense(attn, hidden_SFC, pyramid=False)) > WRONG_IS_BEYOND
+
+
+@torch.inference_mode()
+def dense(attn: Any, hidden_SFC: torch.Tensor, *, pyramid: bool) -> torch.Tensor:
+    """Windows 0-3, 3-6, 6-9 and 7-10 of eleven frames, with weights 1, 2, 2, 1, or all alike."""
+    q, k, v = (
+        to(hidden_SFC).unflatten(-1, (2, 6)).transpose(1, 2)
+        for to in (attn.to_q, attn.to_k, attn.to_v)
+    )
+    logits = q @ k.transpose(-1, -2) * 6**-0.5
+    weights = torch.tensor([1.0, 2.0, 2.0, 1.0]) if pyramid else torch.ones(4)
+    mixed, total = torch.zeros_like(logits), torch.zeros(11)
+    for start in (0, 3, 6, 7):
+        window = slice(start, start + 4)
+        softmax = logits[..., window, window].softmax(-1)
+        mixed[..., window, window] += weights[:, None] * softmax
+        total[window] += weights
+    out = (mixed / total[:, None]) @ v
+    return attn.to_out[0](out.transpose(1, 2).flatten(2))
+
+
+def test_freenoise_begins_with_the_first_windows_noise() -> None:
+    case = Case(options={"num_frames": 20, "window_frames": 8, "stride_frames": 2})
+    adapter = load(case, 0)
+    run = run_of(case, SingleCommunicator(), adapter, method="freenoise")
+    noise = run.job().noise_1CFHW[0].transpose(0, 1)
+    source = shuffled_frames(0, 20, 8, 2)
+    assert source != list(range(20))
+    assert all(torch.equal(noise[f], noise[of]) for f, of in enumerate(source))
+    clip_parallel = Case(options={"num_frames": 20, "window_frames": 8, "noise": "freenoise"})
+    ours = run_of(clip_parallel, SingleCommunicator(), adapter).job().noise_1CFHW
+    assert torch.equal(ours[0].transpose(0, 1), noise)
 
 
 # Wan: another family, behind the same protocol

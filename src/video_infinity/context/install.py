@@ -27,6 +27,7 @@ from video_infinity.context.slices import (
     TokenSite,
 )
 from video_infinity.context.text_layer import FrameTextProcessor
+from video_infinity.context.windowed import WindowedFrameProcessor, WindowedProcessor
 
 
 class AttentionModule(Protocol):
@@ -92,10 +93,20 @@ class Layers:
 LAYERS = Layers()
 """Those of clip parallelism."""
 
+WINDOWED = Layers(attention=WindowedProcessor, frame_attention=WindowedFrameProcessor)
+"""Those of FreeNoise, whose attention over time goes in windows."""
+
 
 @contextmanager
-def installed(sites: Sites, context: ClipContext, layers: Layers = LAYERS) -> Iterator[ClipContext]:
-    """The model, as one video over all ranks of `context`, inside the `with`."""
+def installed(
+    sites: Sites, context: ClipContext, layers: Layers | None = None
+) -> Iterator[ClipContext]:
+    """The model, as one video over all ranks of `context`, inside the `with`.
+
+    layers  None: those that the context's plan asks for
+    """
+    if layers is None:
+        layers = LAYERS if context.plan.scopes.windows is None else WINDOWED
     with ExitStack() as stack:
         for attention in sites.attention:
             stack.enter_context(_processor(attention, layers.attention(context)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -40,6 +40,8 @@ from video_infinity.context.moments import (
 from video_infinity.context.text import FrameText
 from video_infinity.context.workspace import FramesAtHand, Workspace
 from video_infinity.plan import Clip, Plan
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class ClipContext:
     @eager
     def layout(self, like: torch.Tensor) -> Layout:
         """The layout of an attention over time alone, made once for all layers of a step."""
-        return self._once(  # type: ignore[no-any-return]
+        return self.once(  # type: ignore[no-any-return]
             ("layout", self.bias, like.dtype, like.device),
             lambda: lay_out(
                 self.clip.frames,
@@ -121,14 +123,15 @@ class ClipContext:
     @eager
     def frame_layout(self, rotary: Rotary, tokens: int, device: torch.device) -> FrameLayout:
         """The blocks of an attention over frames of tokens, made once for all layers of a step."""
-        return self._once(  # type: ignore[no-any-return]
+        return self.once(  # type: ignore[no-any-return]
             ("frame layout", tokens, device),
             lambda: lay_out_frames(
                 self.plan, self.clip, self.frames_at_hand, rotary, tokens, device
             ),
         )
 
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for all layers of a plan."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
@@ -142,6 +145,10 @@ class ClipContext:
             yield
         finally:
             self.bias = before
+
+    def of_each_kind(self, parts: tuple[P, ...]) -> tuple[P, ...]:
+        """The parts of a layer's work to do: all, but where only shapes are traced."""
+        return parts[:1] if self.workspace.first_alone else parts
 
     def hold(self, plan: Plan) -> None:
         """From now on, another plan; what was made for the one before goes."""

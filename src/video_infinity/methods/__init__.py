@@ -5,6 +5,7 @@ from types import MappingProxyType
 from video_infinity.methods.base import DenoiseJob, Method
 from video_infinity.methods.clip_parallel import denoise_clip_parallel
 from video_infinity.methods.direct import denoise_direct
+from video_infinity.methods.freenoise import denoise_freenoise
 from video_infinity.methods.independent import denoise_independent
 from video_infinity.methods.multidiffusion import denoise_multidiffusion
 
@@ -13,6 +14,7 @@ METHODS: MappingProxyType[str, Method] = MappingProxyType(
         "clip-parallel": Method(denoise_clip_parallel),
         "direct": Method(denoise_direct),
         "independent": Method(denoise_independent),
+        "freenoise": Method(denoise_freenoise),
         "multidiffusion": Method(denoise_multidiffusion),
     }
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from video_infinity.context.install import LAYERS, Layers, installed
+from video_infinity.context.install import Layers, installed
 from video_infinity.context.layers import ClipContext
 from video_infinity.methods.base import DenoiseJob
 from video_infinity.methods.loop import context_of, denoise_stepwise, predict_guided
@@ -21,7 +21,7 @@ def denoise_clip_parallel(job: DenoiseJob) -> Iterator[torch.Tensor]:
 
 
 def denoise_with(
-    job: DenoiseJob, context: ClipContext, layers: Layers = LAYERS
+    job: DenoiseJob, context: ClipContext, layers: Layers | None = None
 ) -> Iterator[torch.Tensor]:
     """Denoise this rank's clip with what `context` brings to the layers that look over time."""
 
