@@ -23,6 +23,7 @@ from video_infinity.config import Request, chosen
 from video_infinity.context.chunks import Chunks, ChunkStream
 from video_infinity.context.exchange import fetch
 from video_infinity.context.layers import BiasSchedule
+from video_infinity.errors import PlanError
 from video_infinity.keeper import Held, Keeper
 from video_infinity.latents import LatentsWriter
 from video_infinity.materials import Materials
@@ -91,6 +92,13 @@ def make_plan(request: Request, facts: ModelFacts, num_ranks: int) -> Plan:
         clips = split_spans(
             even_spans(num_latent_frames, chosen(request.how.window_frames)), num_clips
         )
+    if METHODS[request.how.method].shares_chunks:
+        chunk_frames = min(chosen(request.how.window_frames), num_latent_frames)
+        if chunk_frames < num_clips:
+            raise PlanError(
+                f"--method {request.how.method} shares chunks of {chunk_frames} latent frames "
+                f"among the ranks, and {num_clips} are too many; use {chunk_frames} or fewer"
+            )
     return Plan(clips, scopes_of(request, facts, num_latent_frames))
 
 

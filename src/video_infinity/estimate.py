@@ -19,6 +19,7 @@ from video_infinity.config import Request, chosen
 from video_infinity.engine import make_plan
 from video_infinity.memory import device_memory_bytes
 from video_infinity.mesh import Mesh, mesh_of
+from video_infinity.methods import METHODS
 from video_infinity.methods.loop import whole_plan
 from video_infinity.methods.shared_windows import deal, frames_received
 from video_infinity.peers import CUTS
@@ -31,8 +32,6 @@ MOMENT_BYTES = LATENT_BYTES = 4
 CONV_HALO_FRAMES = 1
 WHOLE_CLIPS = ("clip-parallel", "direct", "freenoise")
 """Methods that pass a rank's whole clip through the denoiser."""
-SHARED_CHUNKS = ("autoregressive", "masked-continuation")
-"""Methods that pass one chunk after the other through it, each shared by all ranks."""
 LONG_CLIPS = {"long": 1024, "longer": 2048}
 """Latent frames of clips whose memory says how it grows."""
 
@@ -97,7 +96,7 @@ def _passes(request: Request, plan: Plan) -> list[tuple[Plan, int]]:
     if how.method in WHOLE_CLIPS:
         return [(plan, rank) for rank in ranks]
     width = min(chosen(how.window_frames), plan.num_latent_frames)
-    if how.method in SHARED_CHUNKS:
+    if METHODS[how.method].shares_chunks and how.method != "fifo":
         chunk = Plan(split_timeline(width, plan.num_ranks), Scopes(width, 0))
         return [(chunk, rank) for rank in ranks]
     if how.method == "independent":

@@ -60,12 +60,19 @@ class Materials:
         return FrameText(torch.cat((rows_RSD, self._text_PSD[:1])), (negative_F, row_F))
 
     def noise_of(self, frames: range) -> torch.Tensor:
-        """Unit noise [1, C, F, H, W] of a span of the timeline, float32."""
-        video = self._request.video
-        if video.initial_latents is not None:
-            return read_latents(video.initial_latents, frames.start, frames.stop)
+        """Unit noise [1, C, F, H, W] of a span, float32; frames past the end have their own."""
+        video, end = self._request.video, min(frames.stop, self._num_frames)
         shape_CHW = self._adapter.facts.latent_shape_CHW(chosen(video.height), chosen(video.width))
-        return initial_noise(video.seed, [self._source[frame] for frame in frames], shape_CHW)
+        inside, parts = range(frames.start, end), []
+        if inside and video.initial_latents is not None:
+            parts.append(read_latents(video.initial_latents, inside.start, inside.stop))
+        elif inside:
+            source = [self._source[frame] for frame in inside]
+            parts.append(initial_noise(video.seed, source, shape_CHW))
+        if frames.stop > end:
+            past = range(max(end, frames.start), frames.stop)
+            parts.append(initial_noise(video.seed, past, shape_CHW))
+        return torch.cat(parts, 2)
 
     @cached_property
     def _source(self) -> Sequence[int]:

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 import torch
 
-INITIAL_STEP, SHUFFLE_STEP = -1, -2
-"""Keys that stand for the noise which a video starts from, and for its shuffles."""
+INITIAL_STEP, SHUFFLE_STEP, QUEUE_STEP = -1, -2, -3
+"""Keys for the noise that a video starts from, for its shuffles, and for a queue's first frames."""
 
 
 def frame_generator(seed: int, frame: int, step: int) -> torch.Generator:
@@ -27,17 +27,18 @@ def frame_generator(seed: int, frame: int, step: int) -> torch.Generator:
 
 
 def initial_noise(
-    seed: int, frames: Iterable[int], shape_CHW: tuple[int, int, int]
+    seed: int,
+    frames: Iterable[int],
+    shape_CHW: tuple[int, int, int],
+    *,
+    key: int = INITIAL_STEP,
 ) -> torch.Tensor:
     """Unit noise of the given latent frames.
 
     Returns float32 [1, C, F, H, W] on the CPU, before the scheduler's init_noise_sigma.
     """
     noise_FCHW = torch.stack(
-        [
-            torch.randn(shape_CHW, generator=frame_generator(seed, frame, INITIAL_STEP))
-            for frame in frames
-        ]
+        [torch.randn(shape_CHW, generator=frame_generator(seed, frame, key)) for frame in frames]
     )
     return noise_FCHW.transpose(0, 1)[None].contiguous()
 

@@ -13,6 +13,7 @@ from video_infinity.errors import ConfigError, PlanError
 from video_infinity.latents import check_latents
 from video_infinity.mesh import mesh_of, parse_axes
 from video_infinity.output import FrameSink, check_new_file, open_sink
+from video_infinity.peers import METHODS
 
 
 def resolve_device(device: str) -> str:
@@ -73,6 +74,11 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
         raise PlanError(
             f"--num-frames {request.video.num_frames} is {num_latent_frames} latent frames, fewer "
             f"than {num_ranks} ranks: each needs one; ask for more frames or fewer ranks"
+        )
+    if METHODS[request.how.method].frame_timesteps and not facts.frame_timesteps:
+        raise ConfigError(
+            f"--method {request.how.method} gives every frame a timestep of its own, and "
+            f"{facts.name} takes one for all; choose another method"
         )
     _check_mesh(request, num_ranks)
     make_plan(request, facts, num_ranks)

@@ -52,6 +52,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "independent": {"window_frames": W},
     "freenoise": {"window_frames": W, "stride_frames": 4},
     "multidiffusion": {"window_frames": W, "stride_frames": 4},
+    "autoregressive": {"window_frames": W, "stride_frames": 4},
+    "masked-continuation": {"window_frames": W, "stride_frames": 4},
+    "fifo": {"window_frames": 5, "num_inference_steps": 5},
 }
 
 
@@ -136,6 +139,8 @@ SHORT: dict[str, dict[str, Any]] = {
     "independent": {"window_frames": PIPE_FRAMES},
     "freenoise": {"window_frames": PIPE_FRAMES + 5},
     "multidiffusion": {"window_frames": PIPE_FRAMES},
+    "autoregressive": {"window_frames": PIPE_FRAMES},
+    "masked-continuation": {"window_frames": PIPE_FRAMES + 5},
 }
 
 
@@ -149,7 +154,7 @@ def test_a_video_of_one_window_is_the_unmodified_pipelines(
     assert relative_difference(made, pipeline_latents(pipe, noise)) < TOLERANCE
 
 
-@pytest.mark.parametrize("method", ["independent", "freenoise", "multidiffusion"])
+@pytest.mark.parametrize("method", sorted(SHORT.keys() - {"direct"}))
 def test_a_video_of_more_windows_is_not(method: str, pipe: Any, tmp_path: Path) -> None:
     noise = noise_of(PIPE_FRAMES)
     made = ours(pipe, noise, tmp_path, 1, method=method, window_frames=PIPE_FRAMES - 3)

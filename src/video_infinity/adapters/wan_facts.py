@@ -129,6 +129,8 @@ def facts_of(
         frames_per_latent=vae_config.get("scale_factor_temporal", 4),
         decode_frames=DECODE_FRAMES,
         expert_boundary=expert_boundary,
+        frame_timesteps=expert_boundary is None,  # two experts share no pass
+        knows_frames=bool(extra.get("knows_frames", False)),
         fixed_size=bool(extra.get("fixed_size", False)),
         vocabulary=tuple(extra.get("vocabulary", ())),
     )

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from video_infinity.context.frame_layers import DualScopeFrameProcessor, FrameAttentionOps
+from video_infinity.context.frame_times import FrameTimeProjection, FrameTimeSite
 from video_infinity.context.layers import (
     ClipContext,
     DualScopeProcessor,
@@ -64,6 +65,7 @@ class Sites:
     frame_wise       modules that see every frame [batch x frames, C, H, W] alone
     sequence_wise    modules over time that see every sequence [S, F, C] alone
     token_wise       modules that see every token alone, such as a transformer's feed-forward
+    frame_times      projections of the time embedding, where a model takes one time for all frames
     swaps            modules in whose place others stand, such as a rotary embedding of the timeline
     """
 
@@ -77,6 +79,7 @@ class Sites:
     frame_wise: tuple[ModuleSite, ...] = ()
     sequence_wise: tuple[ModuleSite, ...] = ()
     token_wise: tuple[TokenSite, ...] = ()
+    frame_times: tuple[FrameTimeSite, ...] = ()
     swaps: tuple[tuple[ModuleSite, nn.Module], ...] = ()
 
 
@@ -99,11 +102,16 @@ WINDOWED = Layers(attention=WindowedProcessor, frame_attention=WindowedFrameProc
 
 @contextmanager
 def installed(
-    sites: Sites, context: ClipContext, layers: Layers | None = None
+    sites: Sites,
+    context: ClipContext,
+    layers: Layers | None = None,
+    *,
+    per_frame_times: bool = False,
 ) -> Iterator[ClipContext]:
     """The model, as one video over all ranks of `context`, inside the `with`.
 
-    layers  None: those that the context's plan asks for
+    layers             None: those that the context's plan asks for
+    per_frame_times    whether passes are `timed` with a timestep for each frame
     """
     if layers is None:
         layers = LAYERS if context.plan.scopes.windows is None else WINDOWED
@@ -132,6 +140,9 @@ def installed(
             stack.enter_context(swapped(site, SlicedFrames(site.module, context)))
         for site in sites.sequence_wise:
             stack.enter_context(swapped(site, SlicedSequences(site.module, context)))
+        for times in sites.frame_times if per_frame_times else ():
+            projection = FrameTimeProjection(times, context)
+            stack.enter_context(swapped(ModuleSite(times.parent, times.attribute), projection))
         for site, module in sites.swaps:
             stack.enter_context(swapped(site, module))
         yield context

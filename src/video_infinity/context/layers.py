@@ -83,6 +83,7 @@ class ClipContext:
 
     plan       of the step at hand
     workspace  how much of a layer goes at a time
+    timestep_K  inside of `timed`, that of every frame of the branches at hand
     """
 
     comm: Communicator
@@ -91,6 +92,7 @@ class ClipContext:
     schedule: BiasSchedule = field(default_factory=BiasSchedule)
     workspace: Workspace = field(default_factory=Workspace)
     bias: ScopeBias = field(default_factory=ScopeBias, init=False)
+    timestep_K: torch.Tensor | None = field(default=None, init=False)
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     _buffers: Buffers = field(default_factory=Buffers, init=False, repr=False)
 
@@ -158,12 +160,24 @@ class ClipContext:
 
     @contextmanager
     def reading(self, part: slice) -> Iterator[None]:
-        """For a pass over some frames of all branches, hold the text of these."""
-        whole, self.text = self.text, self.text.span(part)
+        """For a pass over some frames of all branches, hold the text and the times of these."""
+        text, timestep_K = self.text, self.timestep_K
+        self.text = text.span(part)
+        if timestep_K is not None:
+            self.timestep_K = timestep_K[part]
         try:
             yield
         finally:
-            self.text = whole
+            self.text, self.timestep_K = text, timestep_K
+
+    @contextmanager
+    def timed(self, timestep_F: torch.Tensor, num_branches: int) -> Iterator[None]:
+        """For one pass, hold a timestep of its own for every frame."""
+        self.timestep_K = timestep_F.repeat(num_branches)
+        try:
+            yield
+        finally:
+            self.timestep_K = None
 
     @eager
     def moments(self, x_NCFHW: torch.Tensor, num_groups: int) -> SharedMoments:

@@ -79,8 +79,10 @@ def steps_of_scheduler(job: DenoiseJob) -> int:
 class Method:
     """A way to denoise a long video.
 
-    num_steps  how many steps it takes in all
+    num_steps      how many steps it takes in all
+    shares_chunks  whether all ranks share one chunk of the timeline after the other
     """
 
     denoise: Denoise
     num_steps: Callable[[DenoiseJob], int] = steps_of_scheduler
+    shares_chunks: bool = False

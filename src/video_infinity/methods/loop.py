@@ -6,6 +6,7 @@ Legend: B branches, C channels, F frames, H height, W width
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -53,17 +54,25 @@ def predict_guided(
 ) -> torch.Tensor:
     """The guided prediction for latents that are scaled as the denoiser wants them.
 
-    texts  of the frames, for each pass
+    timestep  one, or one for every frame [F]
+    texts     of the frames, for each pass
     Whichever rank and pass a branch comes from. The context must be installed.
     """
     parts = []
     for text in texts:
         context.text = text
         z_BCFHW = z_1CFHW.expand(text.num_branches, -1, -1, -1, -1)
-        parts.append(job.adapter.denoise(z_BCFHW, timestep, text))
+        with _times(context, timestep, text.num_branches):
+            parts.append(job.adapter.denoise(z_BCFHW, timestep, text))
     rows, pending = job.branches.gather(parts[0] if len(parts) == 1 else torch.cat(parts))
     pending.wait()
     return guide(rows.flatten(0, 1), job.guidance.at(float(timestep.max())))
+
+
+def _times(
+    context: ClipContext, timestep: torch.Tensor, num_branches: int
+) -> AbstractContextManager[None]:
+    return nullcontext() if timestep.ndim == 0 else context.timed(timestep, num_branches)
 
 
 @torch.inference_mode()

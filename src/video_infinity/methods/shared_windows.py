@@ -9,6 +9,7 @@ Legend: C channels, F frames, H height, W width
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -28,7 +29,10 @@ FRAME_DIM = 2
 """Frames in [1, C, F, H, W]."""
 
 
-def deal(windows: Sequence[range], num_ranks: int) -> list[Sequence[range]]:
+T = TypeVar("T")
+
+
+def deal(windows: Sequence[T], num_ranks: int) -> list[Sequence[T]]:
     """Windows per rank, in timeline order; as many to each as can be."""
     bounds = [rank * len(windows) // num_ranks for rank in range(num_ranks + 1)]
     return [windows[bounds[rank] : bounds[rank + 1]] for rank in range(num_ranks)]
