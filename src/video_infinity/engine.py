@@ -175,7 +175,8 @@ class ClipRun:
 
     def _walk(self, job: DenoiseJob) -> torch.Tensor:
         method = METHODS[self._request.how.method]
-        total, keeper = method.num_steps(job), self._keeper
+        total = method.num_steps(job.how, job.num_frames, job.num_inference_steps)
+        keeper = self._keeper
         held = Held(self.clip, self._shares().clips)
         latents = job.noise_1CFHW if job.begun_1CFHW is None else job.begun_1CFHW
         before, begin = replace(self._comm.tally), time.perf_counter()

@@ -1,8 +1,9 @@
 """What a run would take: clips, scopes, memory per rank, bytes per step. Generates nothing.
 
 The bytes are the formula of the exchange and equal what a run measures (at its first step, if the
-global context rotates); the memory is what the tensors of one pass take at the widest point, from
-shapes alone, without an allocator's or a kernel's own.
+global context rotates, or a method goes chunk by chunk; None is not known). The memory is what the
+tensors of one pass take at the widest point, from shapes alone, without an allocator's or a
+kernel's own.
 """
 
 from __future__ import annotations
@@ -65,6 +66,9 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
         "without": how.without,
         "num_frames": video.num_frames,
         "num_latent_frames": plan.num_latent_frames,
+        "steps": METHODS[how.method].num_steps(
+            how, plan.num_latent_frames, chosen(video.num_inference_steps)
+        ),
         "ranks": num_ranks,
         "parallel": {"cfg": mesh.cfg, "clip": mesh.clip},
         "clips": [[clip.start, clip.stop] for clip in clips],
@@ -183,17 +187,21 @@ def _exchanged(
         elif plan.num_ranks > 1:
             return None
         return received + (mesh.cfg - 1) * predicted_bytes * len(plan.clips[place])
-    if how.method not in ("independent", "multidiffusion"):
-        return 0 if mesh.size == 1 else None
+    if how.method == "fifo":
+        return 0 if mesh.size == 1 else None  # its two phases differ
+    if METHODS[how.method].shares_chunks:
+        chunk, _ = _passes(request, plan)[place]
+        own = predicted_bytes * len(chunk.clips[place])
+        received = bytes_received(chunk, footprint, place, own_branches, value_bytes)
+        return received + (mesh.cfg - 1) * own
     width = chosen(how.window_frames)
     windows = even_spans(plan.num_latent_frames, width)
     if how.method == "multidiffusion":
         windows = Windows(width, chosen(how.stride_frames)).spans(plan.num_latent_frames)
     latent_bytes = predicted_bytes // own_branches // value_bytes * LATENT_BYTES
-    own = deal(windows, plan.num_ranks)[place]
-    return frames_received(windows, plan, place) * latent_bytes + (
-        mesh.cfg - 1
-    ) * predicted_bytes * sum(map(len, own))
+    frames = sum(map(len, deal(windows, plan.num_ranks)[place]))
+    received = frames_received(windows, plan, place) * latent_bytes
+    return received + (mesh.cfg - 1) * predicted_bytes * frames
 
 
 def bytes_received(
@@ -220,6 +228,7 @@ def describe_plan(predicted: dict[str, Any]) -> str:
         f"{predicted['num_frames']} frames, {predicted['num_latent_frames']} latent frames, "
         f"{predicted['ranks']} ranks, {predicted['method']}, model {predicted['model']}",
     ]
+    lines[0] += f", {predicted['steps']} steps"
     if predicted["window_frames"] is not None:
         lines.append(
             f"windows of {predicted['window_frames']} latent frames, "

@@ -328,7 +328,7 @@ def test_frames_leave_the_queue_in_order_at_the_right_timesteps() -> None:
 
     adapter.denoise = spy
     states = [z.clone() for z in METHODS["fifo"].denoise(job)]
-    assert len(states) == METHODS["fifo"].num_steps(job) == 8 + (8 - 4) + 3
+    assert len(states) == METHODS["fifo"].num_steps(job.how, 3, 8) == 8 + (8 - 4) + 3
     rising = job.scheduler.timesteps.tolist()[::-1]
     places = [0, 0, *rising]
     assert told == [places[start : start + 4] for start in (0, 2, 4, 6)] * 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,29 +24,37 @@ from tests.distributed.harness import (
     run_of,
 )
 from tests.tiny import tiny_pipe
+from video_infinity.adapters import inspect_model, load_model
 from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import Communicator, SingleCommunicator
+from video_infinity.config import ModelSpec, Request
 from video_infinity.context.layers import ClipContext
 from video_infinity.context.text import FrameText
 from video_infinity.context.windowed import WindowedProcessor, window_parts
+from video_infinity.engine import ClipRun, make_plan
+from video_infinity.estimate import describe_plan, estimate
+from video_infinity.methods import METHODS as METHOD_TABLE
 from video_infinity.noise import shuffled_frames
 from video_infinity.plan import Plan, Scopes, clips_of_lengths
+from video_infinity.preflight import prepare
+from video_infinity.progress import silent
+from video_infinity.timeline import PromptTimeline
 from video_infinity.windows import Windows
 
 WRONG_IS_BEYOND = 1e-2
 """What a wrong formula must exceed, a hundred times the tolerance."""
 
-FRAMES, W = 19, 6
+FRAMES, W = 11, 6
 STORY = [
     {"start": 0, "prompt": "a b c"},
     {"start": 5, "prompt": "d e", "transition": 4},
-    {"start": 12, "prompt": "f"},
+    {"start": 9, "prompt": "f"},
 ]
 CASE = Case(
     scheduler="DPMSolverMultistepScheduler",  # it draws, and remembers
     scheduler_options={"algorithm_type": "sde-dpmsolver++"},
     timeline=STORY,
-    options={"num_frames": FRAMES},
+    options={"num_frames": FRAMES, "num_inference_steps": 2},
 )
 METHODS: dict[str, dict[str, Any]] = {
     "direct": {},
@@ -67,15 +76,15 @@ def one_rank(method: str) -> torch.Tensor:
     return latents_on_ranks(CASE, 1, **options_of(method))
 
 
-@pytest.mark.parametrize("size", [2, 5])
 @pytest.mark.parametrize("method", METHODS)
-def test_ranks_do_not_show(method: str, size: int) -> None:
-    latents = latents_on_ranks(CASE, size, **options_of(method))
+def test_ranks_do_not_show(method: str) -> None:
+    """Three of them cut windows, and are more than there are independent clips."""
+    latents = latents_on_ranks(CASE, 3, **options_of(method))
     assert latents.shape[1] == FRAMES
     assert relative_difference(latents, one_rank(method)) < TOLERANCE
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["freenoise", "multidiffusion", "autoregressive", "fifo"])
 def test_branches_on_ranks_of_their_own_do_not_show(method: str) -> None:
     def denoise(comm: Communicator, adapter: Any) -> torch.Tensor:
         more = options_of(method, parallel="cfg=2,clip=2")
@@ -271,6 +280,51 @@ def test_freenoise_begins_with_the_first_windows_noise() -> None:
     clip_parallel = Case(options={"num_frames": 20, "window_frames": 8, "noise": "freenoise"})
     ours = run_of(clip_parallel, SingleCommunicator(), adapter).job().noise_1CFHW
     assert torch.equal(ours[0].transpose(0, 1), noise)
+
+
+# What `plan` says
+
+
+QUICK = {("multidiffusion", "cfg=2,clip=2"), ("autoregressive", "clip=3"), ("fifo", "clip=3")}
+
+
+@pytest.mark.parametrize(
+    ("method", "parallel"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in itertools.product(METHODS, ("clip=3", "cfg=2,clip=2"))
+    ],
+)
+def test_plan_says_what_a_rank_receives(method: str, parallel: str, tiny_model: Path) -> None:
+    """At the first step; or that it does not know."""
+    spec = ModelSpec(model=str(tiny_model), device="cpu")
+    options = {"num_frames": 11, "num_inference_steps": 2, "guidance_scale": 3.0}
+    options |= options_of(method, parallel=parallel)
+    request = Request.from_options(
+        PromptTimeline.single("a b"), {**options, "model": spec.model, "device": "cpu"}
+    )
+    facts, size = inspect_model(spec), 3 if parallel == "clip=3" else 4
+    request = prepare(request, facts, size)
+    predicted = estimate(request, facts, size)
+    assert len(predicted["expected_memory_bytes"]) == size
+    assert predicted["steps"] == {"autoregressive": 6, "masked-continuation": 6}.get(
+        method, 2 * 5 - 5 + 11 if method == "fifo" else 2
+    )
+    if method == "fifo":
+        assert predicted["bytes_received_per_step"] == [None] * size
+        assert describe_plan(predicted).count("not modelled") == size
+        return
+
+    def measure(comm: Communicator, adapter: Any) -> int:
+        plan = make_plan(request, facts, size)
+        run = ClipRun(request, adapter, comm, plan, silent)
+        job = run.job()
+        before = comm.bytes_received
+        next(METHOD_TABLE[method].denoise(job))
+        return comm.bytes_received - before
+
+    measured = on_threads(size, lambda rank: load_model(spec, reads_text=rank == 0), measure)
+    assert measured == predicted["bytes_received_per_step"]
 
 
 # Wan: another family, behind the same protocol

@@ -71,8 +71,12 @@ All ranks yield alike; the last is the result.
 """
 
 
-def steps_of_scheduler(job: DenoiseJob) -> int:
-    return job.num_inference_steps
+CountSteps = Callable[[MethodSpec, int, int], int]
+"""A resolved method, latent frames, steps of the scheduler -> steps of the method."""
+
+
+def steps_of_scheduler(how: MethodSpec, num_frames: int, num_inference_steps: int) -> int:
+    return num_inference_steps
 
 
 @dataclass(frozen=True)
@@ -84,5 +88,5 @@ class Method:
     """
 
     denoise: Denoise
-    num_steps: Callable[[DenoiseJob], int] = steps_of_scheduler
+    num_steps: CountSteps = steps_of_scheduler
     shares_chunks: bool = False

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from video_infinity.comm import Communicator
-from video_infinity.config import chosen
+from video_infinity.config import MethodSpec, chosen
 from video_infinity.context.install import installed
 from video_infinity.context.layers import ClipContext
 from video_infinity.context.workspace import Workspace
@@ -33,14 +33,14 @@ Hold = Callable[[Any, torch.Tensor, torch.Tensor, int], torch.Tensor]
 """Scheduler, known frames, their unit noise, step -> what stands in their place in that step."""
 
 
-def chunks_of(job: DenoiseJob) -> tuple[range, ...]:
+def chunks_of(how: MethodSpec, num_frames: int) -> tuple[range, ...]:
     """The chunks of the timeline: each begins with frames of the one before."""
-    windows = Windows(chosen(job.how.window_frames), chosen(job.how.stride_frames))
-    return windows.spans(job.num_frames)
+    windows = Windows(chosen(how.window_frames), chosen(how.stride_frames))
+    return windows.spans(num_frames)
 
 
-def steps_of_chunks(job: DenoiseJob) -> int:
-    return len(chunks_of(job)) * job.num_inference_steps
+def steps_of_chunks(how: MethodSpec, num_frames: int, num_inference_steps: int) -> int:
+    return len(chunks_of(how, num_frames)) * num_inference_steps
 
 
 @torch.inference_mode()
@@ -51,7 +51,7 @@ def denoise_chunks(job: DenoiseJob, hold: Hold, *, told: bool) -> Iterator[torch
     """
     clip, made_1CFHW = job.clip, unit_scale(job, job.noise_1CFHW)
     end, known_1CKHW = 0, made_1CFHW[:, :, :0]
-    chunks = chunks_of(job)
+    chunks = chunks_of(job.how, job.num_frames)
     for chunk, following in zip(chunks, (*chunks[1:], None), strict=True):
         steps = ChunkSteps(job, chunk, known_1CKHW, hold, told=told)
         for _ in range(job.num_inference_steps - 1):

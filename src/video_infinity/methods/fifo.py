@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from video_infinity.config import chosen
+from video_infinity.config import MethodSpec, chosen
 from video_infinity.context.install import installed
 from video_infinity.errors import ModelError
 from video_infinity.history import captured
@@ -81,10 +81,9 @@ class Entry:
         return timestep
 
 
-def steps_of_fifo(job: DenoiseJob) -> int:
+def steps_of_fifo(how: MethodSpec, num_frames: int, num_inference_steps: int) -> int:
     """Of the first frames as the model makes them, then one for every frame that leaves."""
-    queue = job.num_inference_steps
-    return queue + queue - chosen(job.how.window_frames) + job.num_frames
+    return 2 * num_inference_steps - chosen(how.window_frames) + num_frames
 
 
 @torch.inference_mode()
