@@ -30,6 +30,7 @@ from video_infinity.materials import Materials
 from video_infinity.memory import PeakMemory
 from video_infinity.mesh import mesh_of
 from video_infinity.methods import METHODS, DenoiseJob
+from video_infinity.peers import CUTS
 from video_infinity.plan import (
     Clip,
     Plan,
@@ -88,10 +89,16 @@ def make_plan(request: Request, facts: ModelFacts, num_ranks: int) -> Plan:
     num_latent_frames = facts.num_latent_frames(chosen(request.video.num_frames))
     num_clips = mesh_of(request.run.parallel, num_ranks).clip
     clips = split_timeline(num_latent_frames, num_clips)
-    if request.how.method == "independent":
-        clips = split_spans(
-            even_spans(num_latent_frames, chosen(request.how.window_frames)), num_clips
-        )
+    cuts = set(CUTS).intersection(request.how.parts_left_out)
+    if cuts or request.how.method == "independent":
+        spans = even_spans(num_latent_frames, chosen(request.how.window_frames))
+        if cuts and len(spans) < num_clips:
+            raise PlanError(
+                f"--without {request.how.without}: {len(spans)} clips of at most "
+                f"{request.how.window_frames} latent frames cannot fill {num_clips} ranks, which "
+                "hold whole ones; use fewer ranks"
+            )
+        clips = split_spans(spans, num_clips)
     if METHODS[request.how.method].shares_chunks:
         chunk_frames = min(chosen(request.how.window_frames), num_latent_frames)
         if chunk_frames < num_clips:

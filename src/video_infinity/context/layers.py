@@ -229,12 +229,17 @@ class TimelineConvBlock(nn.Module):
         super().__init__()
         self.block, self._context = block, context
 
-    def forward(self, x_NCFHW: torch.Tensor) -> torch.Tensor:
-        context = self._context
-        norm, conv = self.block[0], self.block[-1]
+    @property
+    def halo_frames(self) -> int:
+        """Frames that the convolution reads on each side."""
+        conv = self.block[-1]
         geometry: Any = getattr(conv, "base_layer", conv)  # peft wraps a layer and keeps it there
-        assert isinstance(norm, nn.GroupNorm) and geometry.stride[0] == 1
-        halo_frames = (geometry.kernel_size[0] - 1) // 2 * geometry.dilation[0]
+        assert geometry.stride[0] == 1
+        return int((geometry.kernel_size[0] - 1) // 2 * geometry.dilation[0])
+
+    def forward(self, x_NCFHW: torch.Tensor) -> torch.Tensor:
+        context, halo_frames, norm = self._context, self.halo_frames, self.block[0]
+        assert isinstance(norm, nn.GroupNorm)
         halo = context.exchange((x_NCFHW,), FRAME_DIM, halo_frames)
         moments = context.moments(x_NCFHW, norm.num_groups).wait()
         around = halo.wait()
