@@ -156,6 +156,16 @@ def check_destinations(request: Request) -> None:
         )
 
 
+def method_warnings(request: Request, facts: ModelFacts) -> list[str]:
+    """A line for a method that wants what a model was not trained for."""
+    if request.how.method != "masked-continuation" or facts.knows_frames:
+        return []
+    return [
+        f"{facts.name} was not trained to go on from frames that it knows: --method "
+        "masked-continuation is a baseline of the scheme, not of Open-Sora"
+    ]
+
+
 def prompt_warnings(request: Request, facts: ModelFacts) -> list[str]:
     """A line for every prompt with words outside of a model's closed vocabulary."""
     known = set(facts.vocabulary)

@@ -35,7 +35,7 @@ from video_infinity.engine import ClipRun, make_plan
 from video_infinity.estimate import describe_plan, estimate
 from video_infinity.methods import METHODS as METHOD_TABLE
 from video_infinity.noise import shuffled_frames
-from video_infinity.plan import Plan, Scopes, clips_of_lengths
+from video_infinity.plan import Plan, Scopes, clips_of_lengths, split_timeline
 from video_infinity.preflight import prepare
 from video_infinity.progress import silent
 from video_infinity.timeline import PromptTimeline
@@ -342,3 +342,15 @@ def test_wan_ranks_do_not_show(method: str) -> None:
     assert expected.shape[1] == 16
     latents = wan_harness.latents_on_ranks(WAN, 3, **options_of(method))
     assert relative_difference(latents, expected) < TOLERANCE
+
+
+def test_wan_attention_in_one_window_is_the_whole_models() -> None:
+    z_BCFHW = torch.randn(2, 4, 7, 4, 4, generator=torch.Generator().manual_seed(0))
+    clips = split_timeline(7, 2)
+    made = [
+        wan_harness.predict_on_ranks(Plan(clips, Scopes(6, 0, windows=windows)), z_BCFHW)
+        for windows in (Windows(9, 3), Windows(4, 2))
+    ]
+    expected = wan_harness.predict_whole(z_BCFHW)
+    assert relative_difference(made[0], expected) < TOLERANCE
+    assert relative_difference(made[1], expected) > WRONG_IS_BEYOND

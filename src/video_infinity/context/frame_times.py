@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from video_infinity.context.exchange import eager
 from video_infinity.context.layers import ClipContext
 
 
@@ -37,6 +38,7 @@ class FrameTimeProjection(nn.Module):
         self.inner: nn.Module = getattr(site.parent, site.attribute)
         self._embed, self._context = site.embed, context
 
+    @eager
     def forward(self, hidden_KC: torch.Tensor) -> torch.Tensor:
         timestep_K = self._context.timestep_K
         if timestep_K is not None:

@@ -67,7 +67,7 @@ class DenoiseJob:
 Denoise = Callable[[DenoiseJob], Iterator[torch.Tensor]]
 """Yields the clip's latents [1, C, F, H, W] after every step from `job.first_step` on.
 
-All ranks yield alike; the last is the result.
+All ranks yield alike; the last is the result. What was yielded may change with the next one.
 """
 
 

@@ -59,7 +59,6 @@ def denoise_chunks(job: DenoiseJob, hold: Hold, *, told: bool) -> Iterator[torch
             yield made_1CFHW
         next(steps)
         whole_1CFHW = steps.whole()
-        made_1CFHW = made_1CFHW.clone()
         new = range(max(end, clip.start), min(chunk.stop, clip.stop))
         if new:
             part = whole_1CFHW.narrow(FRAME_DIM, new.start - chunk.start, len(new))

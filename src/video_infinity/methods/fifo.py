@@ -99,7 +99,6 @@ def denoise_fifo(job: DenoiseJob) -> Iterator[torch.Tensor]:
     while True:
         frame, z_1C1HW = queue.advance()
         if frame in clip:
-            made_1CFHW = made_1CFHW.clone()
             made_1CFHW[:, :, frame - clip.start] = z_1C1HW[:, :, 0]
         yield made_1CFHW
         if frame == job.num_frames - 1:

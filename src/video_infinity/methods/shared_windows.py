@@ -60,7 +60,6 @@ class SharedWindows:
     def __init__(self, job: DenoiseJob, windows: Sequence[range]) -> None:
         self._job, self._dealt = job, deal(windows, job.comm.size)
         self._spans = spans_of(self._dealt)
-        self._texts = {w: job.texts_of(w) for w in self._dealt[job.comm.rank]}
         count_L = torch.zeros(job.num_frames)
         for window in windows:
             count_L[window.start : window.stop] += 1
@@ -82,8 +81,9 @@ class SharedWindows:
             part = slice(window.start - span.start, window.stop - span.start)
             context.hold(whole_plan(len(window)))
             z_window = z_wide[:, :, part]
-            predicted = predict_guided(job, context, z_window, timestep, self._texts[window])
-            sums[:, :, part] += predicted
+            # Made anew at every step: the texts of all windows would take more room than the model.
+            texts = job.texts_of(window)
+            sums[:, :, part] += predict_guided(job, context, z_window, timestep, texts)
         return self._together(span, sums) / self._count.to(sums)
 
     def _together(self, span: range, sums: torch.Tensor) -> torch.Tensor:
