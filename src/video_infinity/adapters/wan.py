@@ -151,7 +151,7 @@ class WanAdapter:
     def _per_token(self, z_BCFHW: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """One timestep for every video, or for every token, as diffusers' transformer takes it."""
         batch, _, _, height, width = z_BCFHW.shape
-        if timestep.ndim == 0:
+        if timestep.numel() == 1:
             return timestep.expand(batch)
         _, rows, columns = self.experts[0].config.patch_size
         tokens = height // rows * (width // columns)
