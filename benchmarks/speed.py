@@ -23,7 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,12 @@ from video_infinity.comm import Communicator, SingleCommunicator
 from video_infinity.comm.base import Tally
 from video_infinity.comm.process import joined_world
 from video_infinity.config import ModelSpec, Request
-from video_infinity.context.exchange import FrameExchange
-from video_infinity.context.layers import ClipContext
+from video_infinity.context.ablation import Ablation
 from video_infinity.engine import ClipRun, make_plan
 from video_infinity.estimate import estimate
 from video_infinity.methods.base import DenoiseJob
 from video_infinity.methods.clip_parallel import denoise_with
+from video_infinity.methods.loop import context_of
 from video_infinity.plan import Clip, Plan
 from video_infinity.preflight import prepare
 from video_infinity.progress import silent
@@ -52,43 +52,16 @@ VARIANTS = ("one rank", "independent", *PARTS, "full")
 RANKS = 2
 
 
-@dataclass
-class PartialContext(ClipContext):
-    """Clips that exchange some parts and are videos of their own in the others."""
-
-    parts: tuple[str, ...] = PARTS
-
-    def __post_init__(self) -> None:
-        clip = self.plan.clips[self.comm.rank]
-        alone = Plan((Clip(0, len(clip)),), self.plan.scopes)
-        self.alone = ClipContext(SingleCommunicator(), alone, self.text, self.schedule)
-
-    def of(self, part: str) -> ClipContext:
-        return super() if part in self.parts else self.alone  # type: ignore[return-value]
-
-    def layout(self, like: torch.Tensor) -> Any:
-        return self.of("attention").layout(like)
-
-    def moments(self, x_NCFHW: torch.Tensor, num_groups: int) -> Any:
-        return self.of("norm").moments(x_NCFHW, num_groups)
-
-    def exchange(
-        self, own: tuple[torch.Tensor, ...], dim: int, halo_frames: int | None = None
-    ) -> FrameExchange:
-        part = "attention" if halo_frames is None else "conv"
-        return self.of(part).exchange(own, dim, halo_frames)
-
-
 def steps_of(variant: str, job: DenoiseJob) -> Any:
     """The denoise of one variant."""
     if variant == "independent":
         clip = Plan((Clip(0, len(job.clip)),), job.plan.scopes)
         job = replace(job, comm=SingleCommunicator(), plan=clip)
-    parts = (variant,) if variant in PARTS else PARTS
-    context = PartialContext(job.comm, job.plan, job.texts[0], job.schedule, parts=parts)
-    if variant not in PARTS:
-        context = ClipContext(job.comm, job.plan, job.texts[0], job.schedule)  # type: ignore[assignment]
-    return denoise_with(job, context)
+    layers = None
+    if variant in PARTS:
+        clips = [clip.frames for clip in job.plan.clips]
+        layers = Ablation.of(set(PARTS) - {variant}, clips, job.clip).layers()
+    return denoise_with(job, context_of(job), layers)
 
 
 def measure(comm: Communicator, num_frames: int, steps: int, repeats: int) -> dict[str, Any]:

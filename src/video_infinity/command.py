@@ -20,6 +20,7 @@ from video_infinity.manifest import check_manifest
 from video_infinity.output import remove_partial
 from video_infinity.preflight import (
     check_destinations,
+    method_warnings,
     prepare,
     prompt_warnings,
     resolve_device,
@@ -44,7 +45,7 @@ def run_generate(request: Request, argv: Sequence[str]) -> None:
     run_dir = run_dir_of(request)
     if leads():
         check_destinations(request)
-        warn_of(prompt_warnings(request, facts), request)
+        warn_of(prompt_warnings(request, facts) + method_warnings(request, facts), request)
         _begin(request, facts, num_ranks, run_dir)
     carry_out(request, argv, num_ranks, run_dir)
 

@@ -1,8 +1,8 @@
-"""What a person asks for, as frozen dataclasses: the only place that validates options.
+"""What a person asks for: one request of all its parts. It and specs.py alone validate options.
 
-A field that is None is the model's to choose; `resolve` fills it in from the model's facts.
-The names of the fields are the names of the flags and of the keys in a config file, but for those
-in SPELLINGS.
+A field that is None is the model's to choose, or the method's; `resolve` fills it in from the
+model's facts. The names of the fields are the names of the flags and of the keys in a config file,
+but for those in SPELLINGS.
 """
 
 from __future__ import annotations
@@ -13,29 +13,32 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
-from video_infinity.cadence import Cadence
-from video_infinity.checks import (
-    SPELLINGS,
-    check_choice,
-    check_range,
-    check_switch,
-    flag,
-    is_utf8,
-    shown,
-)
+from video_infinity.checks import SPELLINGS, flag, shown
 from video_infinity.errors import ConfigError
-from video_infinity.mesh import parse_axes
-from video_infinity.plan import GLOBAL_RULES
-from video_infinity.timeline import MAX_FRAMES, PromptTimeline
+from video_infinity.peers import FIFO_PARTS, METHODS, SCOPE_OPTIONS, options_read
+from video_infinity.specs import (
+    MethodSpec,
+    ModelSpec,
+    OutputSpec,
+    RunSpec,
+    ScopeSpec,
+    VideoSpec,
+)
+from video_infinity.timeline import PromptTimeline
 
-__all__ = ["SPELLINGS", "flag"]
+__all__ = [
+    "SPELLINGS",
+    "MethodSpec",
+    "ModelSpec",
+    "OutputSpec",
+    "RunSpec",
+    "ScopeSpec",
+    "VideoSpec",
+    "flag",
+]
 
 T = TypeVar("T")
 
-METHODS = ("clip-parallel", "independent")
-DEVICES = ("auto", "cpu", "cuda")
-DTYPES = ("float32", "bfloat16", "float16")
-MAX_SEED = 2**63 - 1
 DEFAULT_OUTPUT = Path("video.mp4")
 """Where the command writes unless told; the Python API writes nothing of its own accord."""
 
@@ -46,157 +49,11 @@ def chosen(value: T | None) -> T:
     return value
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """Which weights, from where, on what.
-
-    model          embedded name, preset, directory or hub id in diffusers format
-    unet, lora     directory or hub id of another denoiser, of low-rank updates
-    fps_condition  frames per second that VideoCrafter2's denoiser is told
-    offload        keep the denoiser's weights on the CPU, and bring them to the GPU by blocks
-    compile_blocks let torch.compile have the denoiser's repeated blocks
-    """
-
-    model: str = "demo"
-    unet: str | None = None
-    revision: str | None = None
-    lora: str | None = None
-    fps_condition: int | None = None
-    device: str = "auto"
-    dtype: str = "float32"
-    offload: bool = False
-    compile_blocks: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("model", "unet", "revision", "lora"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value.strip()):
-                told = f"{flag(name)} {shown(value)}"
-                raise ConfigError(f"{told} is no name; give one, or leave it out")
-        check_range("fps_condition", self.fps_condition, 1, 1000)
-        check_choice("device", self.device, DEVICES)
-        check_choice("dtype", self.dtype, DTYPES)
-        check_switch("offload", self.offload)
-        check_switch("compile_blocks", self.compile_blocks)
-
-
-@dataclass(frozen=True)
-class VideoSpec:
-    """What the video is a function of, besides the model. Frames and sizes are in pixels.
-
-    guidance_scale_2  for a model's second expert, which takes over at low noise; None: the same
-    vae_tiling        decode large pictures in overlapping tiles, which changes them slightly
-    """
-
-    num_frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    seed: int = 0
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    guidance_scale_2: float | None = None
-    negative_prompt: str = ""
-    initial_latents: Path | None = None
-    vae_tiling: bool = False
-
-    def __post_init__(self) -> None:
-        check_range("num_frames", self.num_frames, 1, MAX_FRAMES)
-        check_range("height", self.height, 1, 2**16)
-        check_range("width", self.width, 1, 2**16)
-        check_range("seed", self.seed, 0, MAX_SEED)
-        check_range("num_inference_steps", self.num_inference_steps, 1, 1000)
-        check_range("guidance_scale", self.guidance_scale, 0, 1000, whole=False)
-        check_range("guidance_scale_2", self.guidance_scale_2, 0, 1000, whole=False)
-        check_switch("vae_tiling", self.vae_tiling)
-        negative = self.negative_prompt
-        if not isinstance(negative, str) or not is_utf8(negative):
-            raise ConfigError(f"--negative-prompt {shown(negative)} is no text; put quotes")
-
-
-@dataclass(frozen=True)
-class ScopeSpec:
-    """Dual-scope attention. Frames are latent frames; biases are additive logits.
-
-    global_rule  "even": the same global frames at every step; "rotating": one place on per step
-    bias_switch  training timestep, 0 to 1000: above it global_bias is on, below local_bias
-    """
-
-    local_frames: int | None = None
-    global_frames: int | None = None
-    global_rule: str | None = None
-    local_bias: float | None = None
-    global_bias: float | None = None
-    bias_switch: float | None = None
-
-    def __post_init__(self) -> None:
-        check_range("local_frames", self.local_frames, 0, 10**9)
-        check_range("global_frames", self.global_frames, 0, 10**6)
-        if self.global_rule is not None:
-            check_choice("global_rule", self.global_rule, GLOBAL_RULES)
-        check_range("local_bias", self.local_bias, -10_000, 10_000, whole=False)
-        check_range("global_bias", self.global_bias, -10_000, 10_000, whole=False)
-        check_range("bias_switch", self.bias_switch, 0, 1000, whole=False)
-
-
-@dataclass(frozen=True)
-class OutputSpec:
-    """Where results go; None is nowhere. `fps` is for playback only."""
-
-    output: Path | None = None
-    fps: float | None = None
-    save_latents: Path | None = None
-    report: Path | None = None
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        check_range("fps", self.fps, 0.01, 1000, whole=False)
-        check_switch("overwrite", self.overwrite)
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """How the work is shared out. None of it changes the video (but `method` does).
-
-    nproc_per_node       ranks on this machine; None is one per GPU, else 1
-    parallel             the mesh, such as "cfg=2,clip=4"; None: all ranks along the clips
-    sequential_guidance  branches of the guidance one after the other: less memory, more rounds
-    timeout_s            longest wait for another rank
-    run_dir              where checkpoints go, and stay; None: beside the output, until it is done
-    checkpoint_every     steps, or text as Cadence reads it
-    max_restarts         how often a run goes on by itself after a rank has failed
-    """
-
-    method: str = "clip-parallel"
-    nproc_per_node: int | None = None
-    parallel: str | None = None
-    sequential_guidance: bool = False
-    timeout_s: float = 600.0
-    run_dir: Path | None = None
-    checkpoint_every: int | str = "auto"
-    max_restarts: int = 0
-    quiet: bool = False
-    log_json: bool = False
-
-    def __post_init__(self) -> None:
-        check_choice("method", self.method, METHODS)
-        check_range("nproc_per_node", self.nproc_per_node, 1, 4096, also=", or auto")
-        if self.parallel is not None:
-            if not isinstance(self.parallel, str):
-                told = f"--parallel {shown(self.parallel)}"
-                raise ConfigError(f"{told} is no text; write cfg=2,clip=4")
-            parse_axes(self.parallel)
-        check_switch("sequential_guidance", self.sequential_guidance)
-        check_range("timeout_s", self.timeout_s, 1, 10**6, whole=False)
-        check_range("max_restarts", self.max_restarts, 0, 1000)
-        Cadence.parse(self.checkpoint_every)
-        check_switch("quiet", self.quiet)
-        check_switch("log_json", self.log_json)
-
-
 _PARTS: dict[str, Any] = {
     "model": ModelSpec,
     "video": VideoSpec,
     "scopes": ScopeSpec,
+    "how": MethodSpec,
     "output": OutputSpec,
     "run": RunSpec,
 }
@@ -212,12 +69,14 @@ class Request:
     model: ModelSpec = field(default_factory=ModelSpec)
     video: VideoSpec = field(default_factory=VideoSpec)
     scopes: ScopeSpec = field(default_factory=ScopeSpec)
+    how: MethodSpec = field(default_factory=MethodSpec)
     output: OutputSpec = field(default_factory=OutputSpec)
     run: RunSpec = field(default_factory=RunSpec)
 
     def __post_init__(self) -> None:
         if self.video.num_frames is not None:
             self.timeline.check_length(self.video.num_frames)
+        _check_effects(self)
 
     @classmethod
     def from_options(cls, timeline: PromptTimeline, options: Mapping[str, Any]) -> Self:
@@ -233,6 +92,45 @@ class Request:
         for name in _PARTS:
             flat |= asdict(getattr(self, name))
         return {key: str(v) if isinstance(v, Path) else v for key, v in flat.items()}
+
+
+def _check_effects(request: Request) -> None:
+    """Raise ConfigError for an option that its method would ignore, or cannot do."""
+    how, run, traits = request.how, request.run, METHODS[request.how.method]
+    zeroed = _zeroed(how)
+    for part in (request.scopes, how):
+        for name, value in asdict(part).items():
+            optional = name not in ("method", "noise")
+            if optional and value is not None and name not in how.reads:
+                raise ConfigError(
+                    f"{flag(name)} {value} has no effect with --method {how.method}; drop it"
+                )
+            if name in zeroed and value:
+                raise ConfigError(f"{flag(name)} {value} has no effect --without {how.without}")
+    if how.noise is not None and request.video.initial_latents is not None:
+        raise ConfigError(f"--noise {how.noise} has no effect with --initial-latents; drop one")
+    if not traits.resumes and run.checkpoint_every not in ("auto", "never"):
+        raise ConfigError(
+            f"--checkpoint-every {run.checkpoint_every}: --method {how.method} cannot go on from a "
+            "checkpoint; drop the flag"
+        )
+    steps, width = request.video.num_inference_steps, how.window_frames
+    if traits.steps_by_window and steps is not None and width is not None and steps % width:
+        low = max(width, steps // width * width)
+        raise ConfigError(
+            f"--num-inference-steps {steps}: --method {how.method} takes a multiple of "
+            f"--window-frames {width}; the nearest are {low} and {low + width}"
+        )
+
+
+def _zeroed(how: MethodSpec) -> set[str]:
+    """Scopes and biases that an ablation leaves out."""
+    names = {
+        "local": {"local_frames"},
+        "global": {"global_frames"},
+        "bias": {"local_bias", "global_bias"},
+    }
+    return set().union(*(names.get(part, set()) for part in how.parts_left_out))
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,7 +164,10 @@ def _as_path(name: str, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """What a model takes when the request leaves it open, by measurement where there was one."""
+    """What a model takes when the request leaves it open, by measurement where there was one.
+
+    trained_frames  latent frames of the videos that it was trained on: W of every window
+    """
 
     num_frames: int = 128
     num_inference_steps: int = 50
@@ -280,19 +181,36 @@ class ModelDefaults:
     local_bias: float = 0.0
     global_bias: float = 0.0
     bias_switch: float = 800.0
+    trained_frames: int = 16
 
 
 def resolve(request: Request, defaults: ModelDefaults) -> Request:
-    """The request with every open field filled in from the model's defaults."""
-    chosen = {}
-    for name in ("video", "scopes", "output"):
-        part = getattr(request, name)
-        chosen[name] = replace(
-            part,
-            **{
-                f.name: getattr(defaults, f.name)
-                for f in fields(part)
-                if getattr(part, f.name) is None and hasattr(defaults, f.name)
-            },
-        )
-    return replace(request, **chosen)
+    """The request with every open field filled in that its method reads."""
+    how, video, run = request.how, request.video, request.run
+    traits = METHODS[how.method]
+    known = asdict(defaults) | dict.fromkeys(_zeroed(how), 0)
+    noise = how.noise
+    if noise is None and video.initial_latents is None:
+        noise = traits.noise
+    read = options_read(how.method, noise, how.without)
+    known = {k: v for k, v in known.items() if k not in SCOPE_OPTIONS or k in read}
+    width = how.window_frames or defaults.trained_frames
+    if "window_frames" in read:
+        known["window_frames"] = width
+        if traits.steps_by_window:
+            known["num_inference_steps"] = FIFO_PARTS * width
+    if "stride_frames" in read:
+        known["stride_frames"] = traits.stride(width)
+    if not traits.resumes:
+        run = replace(run, checkpoint_every="never")
+    filled = {
+        name: _filled(getattr(request, name), known) for name in ("video", "scopes", "output")
+    }
+    how = _filled(replace(how, noise=noise), known)
+    return replace(request, **filled, how=how, run=run)
+
+
+def _filled(part: T, known: Mapping[str, Any]) -> T:
+    """A part with its open fields as `known` has them."""
+    names = [f.name for f in fields(part) if getattr(part, f.name) is None]  # type: ignore[arg-type]
+    return replace(part, **{n: known[n] for n in names if n in known})  # type: ignore[type-var]

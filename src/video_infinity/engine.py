@@ -23,15 +23,24 @@ from video_infinity.config import Request, chosen
 from video_infinity.context.chunks import Chunks, ChunkStream
 from video_infinity.context.exchange import fetch
 from video_infinity.context.layers import BiasSchedule
-from video_infinity.context.text import FrameText
+from video_infinity.errors import PlanError
 from video_infinity.keeper import Held, Keeper
-from video_infinity.latents import LatentsWriter, read_latents
+from video_infinity.latents import LatentsWriter
+from video_infinity.materials import Materials
 from video_infinity.memory import PeakMemory
 from video_infinity.mesh import mesh_of
 from video_infinity.methods import METHODS, DenoiseJob
-from video_infinity.noise import initial_noise
-from video_infinity.plan import Clip, Plan, Scopes, clips_of_lengths, split_timeline
+from video_infinity.peers import CUTS
+from video_infinity.plan import (
+    Clip,
+    Plan,
+    Scopes,
+    clips_of_lengths,
+    split_spans,
+    split_timeline,
+)
 from video_infinity.sampling import GuidanceSchedule, check_splittable, start
+from video_infinity.windows import Windows, even_spans
 
 LATENTS_SLICE_FRAMES = 64
 
@@ -77,16 +86,45 @@ def make_plan(request: Request, facts: ModelFacts, num_ranks: int) -> Plan:
 
     Raises PlanError if a rank would get no frame, or for a number that the model cannot make.
     """
-    wanted = request.scopes
-    scopes = Scopes(
-        chosen(wanted.local_frames),
-        chosen(wanted.global_frames),
-        chosen(wanted.global_rule),
-        keeps_first=facts.first_frame_differs,
-    )
     num_latent_frames = facts.num_latent_frames(chosen(request.video.num_frames))
     num_clips = mesh_of(request.run.parallel, num_ranks).clip
-    return Plan(split_timeline(num_latent_frames, num_clips), scopes)
+    clips = split_timeline(num_latent_frames, num_clips)
+    cuts = set(CUTS).intersection(request.how.parts_left_out)
+    if cuts or request.how.method == "independent":
+        spans = even_spans(num_latent_frames, chosen(request.how.window_frames))
+        if cuts and len(spans) < num_clips:
+            raise PlanError(
+                f"--without {request.how.without}: {len(spans)} clips of at most "
+                f"{request.how.window_frames} latent frames cannot fill {num_clips} ranks, which "
+                "hold whole ones; use fewer ranks"
+            )
+        clips = split_spans(spans, num_clips)
+    if METHODS[request.how.method].shares_chunks:
+        chunk_frames = min(chosen(request.how.window_frames), num_latent_frames)
+        if chunk_frames < num_clips:
+            raise PlanError(
+                f"--method {request.how.method} shares chunks of {chunk_frames} latent frames "
+                f"among the ranks, and {num_clips} are too many; use {chunk_frames} or fewer"
+            )
+    return Plan(clips, scopes_of(request, facts, num_latent_frames))
+
+
+def scopes_of(request: Request, facts: ModelFacts, num_latent_frames: int) -> Scopes:
+    """Who sees whom, by the method of a resolved request."""
+    wanted, how = request.scopes, request.how
+    if "local_frames" in how.reads:
+        return Scopes(
+            chosen(wanted.local_frames),
+            chosen(wanted.global_frames),
+            chosen(wanted.global_rule),
+            keeps_first=facts.first_frame_differs,
+        )
+    if how.method == "direct":
+        return Scopes(num_latent_frames, 0)
+    width = chosen(how.window_frames)
+    if how.method == "freenoise":
+        return Scopes(width - 1, 0, windows=Windows(width, chosen(how.stride_frames)))
+    return Scopes(width - 1, 0)
 
 
 class ClipRun:
@@ -143,12 +181,13 @@ class ClipRun:
         return latents
 
     def _walk(self, job: DenoiseJob) -> torch.Tensor:
-        total, keeper = len(job.scheduler.timesteps), self._keeper
+        method = METHODS[self._request.how.method]
+        total = method.num_steps(job.how, job.num_frames, job.num_inference_steps)
+        keeper = self._keeper
         held = Held(self.clip, self._shares().clips)
         latents = job.noise_1CFHW if job.begun_1CFHW is None else job.begun_1CFHW
         before, begin = replace(self._comm.tally), time.perf_counter()
-        steps = METHODS[self._request.run.method](job)
-        for done, z_1CFHW in enumerate(steps, start=job.first_step + 1):
+        for done, z_1CFHW in enumerate(method.denoise(job), start=job.first_step + 1):
             latents = z_1CFHW
             self.measures.seconds_per_step.append(time.perf_counter() - begin)
             self.measures.exchanged_per_step.append(self._comm.tally.since(before))
@@ -165,8 +204,13 @@ class ClipRun:
         scheduler = self._adapter.make_scheduler()
         check_splittable(scheduler, steps)
         start(scheduler, steps, self._adapter.device)
-        schedule = BiasSchedule(
-            chosen(scopes.local_bias), chosen(scopes.global_bias), chosen(scopes.bias_switch)
+        schedule = BiasSchedule()
+        if "local_bias" in request.how.reads:
+            schedule = BiasSchedule(
+                chosen(scopes.local_bias), chosen(scopes.global_bias), chosen(scopes.bias_switch)
+            )
+        materials = Materials(
+            request, self._adapter, self._comm, self._mesh, self.plan.num_latent_frames
         )
         job = DenoiseJob(
             self._adapter,
@@ -176,9 +220,12 @@ class ClipRun:
             schedule,
             scheduler,
             self._guidance(),
-            self._texts(),
-            self._noise(),
+            materials.texts_of(self.clip.frames),
+            materials.noise_of(self.clip.frames),
             request.video.seed,
+            request.how,
+            materials.texts_of,
+            materials.noise_of,
         )
         return job if self._keeper is None else self._gone_on_with(job, self._keeper)
 
@@ -197,13 +244,6 @@ class ClipRun:
             begun_1CFHW=begin.z_FCHW.transpose(0, 1)[None],
         )
 
-    def _noise(self) -> torch.Tensor:
-        video = self._request.video
-        if video.initial_latents is not None:
-            return read_latents(video.initial_latents, self.clip.start, self.clip.stop)
-        shape_CHW = self._adapter.facts.latent_shape_CHW(chosen(video.height), chosen(video.width))
-        return initial_noise(video.seed, self.clip.frames, shape_CHW)
-
     def _guidance(self) -> GuidanceSchedule:
         video = self._request.video
         return GuidanceSchedule(
@@ -211,33 +251,6 @@ class ClipRun:
             video.guidance_scale_2,
             self._adapter.facts.expert_boundary,
         )
-
-    def _texts(self) -> tuple[FrameText, ...]:
-        """What this rank's passes of the denoiser read."""
-        text = self._frame_text()
-        if self._mesh.cfg > 1:
-            return (text.branch(self._mesh.branch_of(self._comm.rank)),)
-        if self._request.run.sequential_guidance:
-            return tuple(text.branch(index) for index in range(text.num_branches))
-        return (text,)
-
-    def _frame_text(self) -> FrameText:
-        """Text of the clip's frames, which rank 0 alone encodes; its outputs travel."""
-        timeline, video, facts = self._request.timeline, self._request.video, self._adapter.facts
-        text_PSD = None
-        if self._comm.rank == 0:
-            text_PSD = self._adapter.encode([video.negative_prompt, *timeline.prompts])
-        text_PSD = self._comm.broadcast(text_PSD, self._adapter.device)
-        mixes = [timeline.mix(facts.first_pixel_frame(frame)) for frame in self.clip.frames]
-        distinct = {mix: row for row, mix in enumerate(dict.fromkeys(mixes))}
-        prompts_PSD, row_F = text_PSD[1:], tuple(distinct[mix] for mix in mixes)
-        rows_RSD = torch.stack(
-            [torch.lerp(prompts_PSD[m.before], prompts_PSD[m.after], m.weight) for m in distinct]
-        )
-        if chosen(video.guidance_scale) <= 1:
-            return FrameText(rows_RSD, (row_F,))
-        negative_F = (len(distinct),) * len(row_F)
-        return FrameText(torch.cat((rows_RSD, text_PSD[:1])), (negative_F, row_F))
 
     def deliver_latents(self, z_1CFHW: torch.Tensor, writer: LatentsWriter | None) -> None:
         """Stream all latents to rank 0's writer, in slices and in timeline order."""

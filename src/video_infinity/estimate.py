@@ -1,14 +1,15 @@
 """What a run would take: clips, scopes, memory per rank, bytes per step. Generates nothing.
 
 The bytes are the formula of the exchange and equal what a run measures (at its first step, if the
-global context rotates); the memory is what the tensors of one pass take at the widest point, from
-shapes alone, without an allocator's or a kernel's own.
+global context rotates, or a method goes chunk by chunk; None is not known). The memory is what the
+tensors of one pass take at the widest point, from shapes alone, without an allocator's or a
+kernel's own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,12 +20,19 @@ from video_infinity.config import Request, chosen
 from video_infinity.engine import make_plan
 from video_infinity.memory import device_memory_bytes
 from video_infinity.mesh import Mesh, mesh_of
-from video_infinity.plan import Clip, Plan, Transfer
+from video_infinity.methods import METHODS
+from video_infinity.methods.loop import whole_plan
+from video_infinity.methods.shared_windows import deal, frames_received
+from video_infinity.peers import CUTS
+from video_infinity.plan import Clip, Plan, Scopes, Transfer, split_timeline
 from video_infinity.space import run_dir_bytes
+from video_infinity.windows import Windows, even_spans
 
 BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}
-MOMENT_BYTES = 4
+MOMENT_BYTES = LATENT_BYTES = 4
 CONV_HALO_FRAMES = 1
+WHOLE_CLIPS = ("clip-parallel", "direct", "freenoise")
+"""Methods that pass a rank's whole clip through the denoiser."""
 LONG_CLIPS = {"long": 1024, "longer": 2048}
 """Latent frames of clips whose memory says how it grows."""
 
@@ -42,17 +50,25 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
     own_branches = branches // mesh.cfg
     batch = 1 if request.run.sequential_guidance else own_branches
     value_bytes = BYTES_PER_VALUE[request.model.dtype]
-    loads = _workloads(request, plan, batch, value_bytes)
+    passes = _passes(request, plan)
+    loads = _workloads(request, plan, passes, batch, value_bytes)
     footprint = trace_model(request.model, facts, *size, list(loads.values()))
     peaks = dict(zip(loads, footprint.peak_bytes, strict=True))
     predicted_bytes = math.prod(facts.latent_shape_CHW(*size)) * own_branches * value_bytes
     weights_bytes = footprint.num_weights * value_bytes
-    exchanged = request.run.method == "clip-parallel"
+    how = request.how
     return {
         "model": facts.name,
-        "method": request.run.method,
+        "method": how.method,
+        "noise": how.noise,
+        "window_frames": how.window_frames,
+        "stride_frames": how.stride_frames,
+        "without": how.without,
         "num_frames": video.num_frames,
         "num_latent_frames": plan.num_latent_frames,
+        "steps": METHODS[how.method].num_steps(
+            how, plan.num_latent_frames, chosen(video.num_inference_steps)
+        ),
         "ranks": num_ranks,
         "parallel": {"cfg": mesh.cfg, "clip": mesh.clip},
         "clips": [[clip.start, clip.stop] for clip in clips],
@@ -67,32 +83,52 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
         "weights_bytes": weights_bytes,
         "text_encoder_bytes": footprint.num_text_weights * value_bytes,
         "expected_memory_bytes": [
-            peaks[_kind(plan, mesh.clip_of(rank))] for rank in range(num_ranks)
+            peaks[_kind(*passes[mesh.clip_of(rank)])] for rank in range(num_ranks)
         ],
         "longest_num_frames": _longest(request, facts, mesh, peaks, weights_bytes),
         "bytes_received_per_step": [
-            (bytes_received(plan, footprint, mesh.clip_of(rank), own_branches, value_bytes))
-            * exchanged
-            + (mesh.cfg - 1) * predicted_bytes * len(clips[rank])
+            _exchanged(request, plan, footprint, mesh, rank, own_branches, predicted_bytes)
             for rank in range(num_ranks)
         ],
         "run_dir_bytes": run_dir_bytes(request, facts),
     }
 
 
-def _workloads(request: Request, plan: Plan, batch: int, value_bytes: int) -> dict[Kind, Workload]:
+def _passes(request: Request, plan: Plan) -> list[tuple[Plan, int]]:
+    """Of every clip's rank, the plan of its widest pass, and its rank there."""
+    how, ranks = request.how, range(plan.num_ranks)
+    if how.method in WHOLE_CLIPS:
+        return [(plan, rank) for rank in ranks]
+    width = min(chosen(how.window_frames), plan.num_latent_frames)
+    if METHODS[how.method].shares_chunks and how.method != "fifo":
+        chunk = Plan(split_timeline(width, plan.num_ranks), Scopes(width, 0))
+        return [(chunk, rank) for rank in ranks]
+    if how.method == "independent":
+        width = max(map(len, even_spans(plan.num_latent_frames, width)))
+    return [(whole_plan(width), 0) for _ in ranks]
+
+
+def _workloads(
+    request: Request,
+    plan: Plan,
+    passes: Sequence[tuple[Plan, int]],
+    batch: int,
+    value_bytes: int,
+) -> dict[Kind, Workload]:
     """The passes whose memory is asked for: of every kind of clip, and of two long ones."""
-    if request.run.method == "independent":
-        alone = {len(clip): Plan((Clip(0, len(clip)),), plan.scopes) for clip in plan.clips}
-        shapes = {_kind(plan, rank): (alone[len(c)], 0) for rank, c in enumerate(plan.clips)}
-    else:
-        shapes = {_kind(plan, rank): (plan, rank) for rank in range(plan.num_ranks)}
-    for name, frames in LONG_CLIPS.items():
-        shapes[name] = Plan((Clip(0, frames),), plan.scopes), 0
+    shapes: dict[Kind, tuple[Plan, int]] = {_kind(*one): one for one in passes}
+    if _grows_evenly(request):
+        for name, frames in LONG_CLIPS.items():
+            shapes[name] = Plan((Clip(0, frames),), plan.scopes), 0
     device = request.model.device
     return {
         name: Workload(on, rank, batch, value_bytes, device) for name, (on, rank) in shapes.items()
     }
+
+
+def _grows_evenly(request: Request) -> bool:
+    """Whether a rank's memory grows in proportion to its clip."""
+    return request.how.method in WHOLE_CLIPS and request.how.method != "direct"
 
 
 def _kind(plan: Plan, rank: int) -> Kind:
@@ -113,8 +149,11 @@ def _longest(
     """Pixel frames of the longest video for which the ranks of this machine have memory.
 
     Memory is taken to grow everywhere as between the two long clips.
-    None if that is not known: a GPU that is planned for need not be here.
+    None if that is not known: a GPU that is planned for need not be here, and a method's memory
+    may grow otherwise, or hardly.
     """
+    if not _grows_evenly(request):
+        return None
     memory = device_memory_bytes(torch.device(request.model.device))
     if memory is None:
         return None
@@ -124,6 +163,45 @@ def _longest(
     frame_bytes = (at_longer - at_long) / (longer - long)
     per_clip = longer + int((memory - weights_bytes - at_longer) / frame_bytes)
     return facts.first_pixel_frame(max(0, per_clip) * mesh.clip)
+
+
+def _exchanged(
+    request: Request,
+    plan: Plan,
+    footprint: Footprint,
+    mesh: Mesh,
+    rank: int,
+    own_branches: int,
+    predicted_bytes: int,
+) -> int | None:
+    """Bytes that a rank receives in a step, with what ranks of one clip share; None: not known.
+
+    predicted_bytes  of one frame's predictions, of all the branches of a rank
+    """
+    how, place = request.how, mesh.clip_of(rank)
+    value_bytes = BYTES_PER_VALUE[request.model.dtype]
+    if how.method in WHOLE_CLIPS:
+        received = 0
+        if not set(CUTS).intersection(how.parts_left_out):
+            received = bytes_received(plan, footprint, place, own_branches, value_bytes)
+        elif plan.num_ranks > 1:
+            return None
+        return received + (mesh.cfg - 1) * predicted_bytes * len(plan.clips[place])
+    if how.method == "fifo":
+        return 0 if mesh.size == 1 else None  # its two phases differ
+    if METHODS[how.method].shares_chunks:
+        chunk, _ = _passes(request, plan)[place]
+        own = predicted_bytes * len(chunk.clips[place])
+        received = bytes_received(chunk, footprint, place, own_branches, value_bytes)
+        return received + (mesh.cfg - 1) * own
+    width = chosen(how.window_frames)
+    windows = even_spans(plan.num_latent_frames, width)
+    if how.method == "multidiffusion":
+        windows = Windows(width, chosen(how.stride_frames)).spans(plan.num_latent_frames)
+    latent_bytes = predicted_bytes // own_branches // value_bytes * LATENT_BYTES
+    frames = sum(map(len, deal(windows, plan.num_ranks)[place]))
+    received = frames_received(windows, plan, place) * latent_bytes
+    return received + (mesh.cfg - 1) * predicted_bytes * frames
 
 
 def bytes_received(
@@ -149,9 +227,24 @@ def describe_plan(predicted: dict[str, Any]) -> str:
     lines = [
         f"{predicted['num_frames']} frames, {predicted['num_latent_frames']} latent frames, "
         f"{predicted['ranks']} ranks, {predicted['method']}, model {predicted['model']}",
-        f"local scope {predicted['local_frames']} on each side; global context "
-        f"{len(context)}, {predicted['global_rule']}: {', '.join(map(str, context)) or 'none'}",
-        "bias local {local:g}, global {global:g}, switch {switch:g}".format(**predicted["bias"]),
+    ]
+    lines[0] += f", {predicted['steps']} steps"
+    if predicted["window_frames"] is not None:
+        lines.append(
+            f"windows of {predicted['window_frames']} latent frames, "
+            f"stride {predicted['stride_frames'] or 'none'}, noise {predicted['noise']}"
+        )
+    if predicted["without"]:
+        lines.append(f"left out: {predicted['without']}")
+    if predicted["bias"]["switch"] is not None:
+        lines += [
+            f"local scope {predicted['local_frames']} on each side; global context "
+            f"{len(context)}, {predicted['global_rule']}: {', '.join(map(str, context)) or 'none'}",
+            "bias local {local:g}, global {global:g}, switch {switch:g}".format(
+                **predicted["bias"]
+            ),
+        ]
+    lines += [
         f"mesh: cfg {predicted['parallel']['cfg']}, clip {predicted['parallel']['clip']}",
         f"weights {predicted['weights_bytes'] / 1e6:.1f} MB on every rank, text encoder "
         f"{predicted['text_encoder_bytes'] / 1e6:.1f} MB on rank 0",
@@ -168,7 +261,7 @@ def describe_plan(predicted: dict[str, Any]) -> str:
     for rank, ((start, stop), memory, received) in enumerate(rows):
         lines.append(
             f"{rank:>6}{f'{start} to {stop - 1}':>16}{f'{memory / 1e6:.1f} MB':>14}"
-            f"{f'{received / 1e6:.3f} MB':>22}"
+            f"{'not modelled' if received is None else f'{received / 1e6:.3f} MB':>22}"
         )
     longest = predicted["longest_num_frames"]
     if longest is not None:

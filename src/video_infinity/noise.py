@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 import torch
 
-INITIAL_STEP = -1
-"""The key that stands for the noise which a video starts from."""
+INITIAL_STEP, SHUFFLE_STEP, QUEUE_STEP = -1, -2, -3
+"""Keys for the noise that a video starts from, for its shuffles, and for a queue's first frames."""
 
 
 def frame_generator(seed: int, frame: int, step: int) -> torch.Generator:
@@ -27,16 +27,35 @@ def frame_generator(seed: int, frame: int, step: int) -> torch.Generator:
 
 
 def initial_noise(
-    seed: int, frames: Iterable[int], shape_CHW: tuple[int, int, int]
+    seed: int,
+    frames: Iterable[int],
+    shape_CHW: tuple[int, int, int],
+    *,
+    key: int = INITIAL_STEP,
 ) -> torch.Tensor:
     """Unit noise of the given latent frames.
 
     Returns float32 [1, C, F, H, W] on the CPU, before the scheduler's init_noise_sigma.
     """
     noise_FCHW = torch.stack(
-        [
-            torch.randn(shape_CHW, generator=frame_generator(seed, frame, INITIAL_STEP))
-            for frame in frames
-        ]
+        [torch.randn(shape_CHW, generator=frame_generator(seed, frame, key)) for frame in frames]
     )
     return noise_FCHW.transpose(0, 1)[None].contiguous()
+
+
+def shuffled_frames(
+    seed: int, num_frames: int, window_frames: int, stride_frames: int
+) -> list[int]:
+    """Of every frame of a timeline, the frame of the first window whose noise it begins with.
+
+    The `stride_frames` frames at i are a shuffled copy of those at i - window_frames, for
+    i = window_frames, window_frames + stride_frames, and so on. A longer video begins as a shorter.
+    Source: Qiu et al., FreeNoise (2023), section 3.1.
+    """
+    source = list(range(min(num_frames, window_frames)))
+    for start in range(window_frames, num_frames, stride_frames):
+        generator = frame_generator(seed, start, SHUFFLE_STEP)
+        order = torch.randperm(stride_frames, generator=generator).tolist()
+        copied = [source[start - window_frames + place] for place in order]
+        source += copied[: num_frames - start]
+    return source

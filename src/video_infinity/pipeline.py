@@ -22,7 +22,7 @@ from video_infinity.keeper import Keeper
 from video_infinity.latents import LatentsWriter
 from video_infinity.launch import api_world, rank_device
 from video_infinity.output import check_new_file
-from video_infinity.preflight import prepare, prompt_warnings, resolve_device
+from video_infinity.preflight import method_warnings, prepare, prompt_warnings, resolve_device
 from video_infinity.progress import default_observer
 from video_infinity.timeline import PromptTimeline, as_timeline
 from video_infinity.video import Video
@@ -193,7 +193,8 @@ class VideoInfinityPipeline:
         if is_main:
             if output.save_latents is not None:
                 check_new_file(output.save_latents, overwrite=output.overwrite, what="save_latents")
-            for line in prompt_warnings(request, self.adapter.facts):
+            facts = self.adapter.facts
+            for line in prompt_warnings(request, facts) + method_warnings(request, facts):
                 warnings.warn(line, stacklevel=2)
         video = Video(
             chosen(output.fps),
@@ -231,6 +232,10 @@ class GenerateOptions(TypedDict, total=False):
     global_bias: float | None
     bias_switch: float | None
     method: str | None
+    noise: str | None
+    window_frames: int | None
+    stride_frames: int | None
+    without: str | None
     parallel: str | None
     sequential_guidance: bool
     initial_latents: str | Path | None

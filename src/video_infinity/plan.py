@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from video_infinity.errors import PlanError
+from video_infinity.windows import Windows
 
 GLOBAL_RULES = ("even", "rotating")
 
@@ -60,12 +61,14 @@ class Scopes:
     global_frames   |G|: frames, chosen over the whole timeline, that every frame sees
     global_rule     "even": the same frames at every step; "rotating": one place on per step
     keeps_first     whether frame 0 stays in G whatever the step: it means something of its own
+    windows         in the place of all that: frame i sees the frames of every window that holds it
     """
 
     local_frames: int
     global_frames: int
     global_rule: str = "even"
     keeps_first: bool = False
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
         assert self.global_rule in GLOBAL_RULES, self.global_rule
@@ -148,7 +151,12 @@ class Plan:
         return _deliver(self.clips, wanted)
 
     def attention_transfers(self) -> tuple[Transfer, ...]:
-        """What one attention layer sends: local halo and global context, each frame once."""
+        """What one attention layer sends: local halo and global context, each frame once.
+
+        With windows, what of those over its clip a rank has not.
+        """
+        if self.scopes.windows is not None:
+            return _window_transfers(self.clips, self.scopes.windows)
         return _transfers(self.clips, self.local_frames, self.global_context)
 
     def halo_transfers(self, halo_frames: int) -> tuple[Transfer, ...]:
@@ -174,6 +182,14 @@ def split_timeline(num_latent_frames: int, num_ranks: int) -> tuple[Clip, ...]:
     return tuple(Clip(a, b) for a, b in itertools.pairwise(bounds))
 
 
+def split_spans(spans: Sequence[range], num_ranks: int) -> tuple[Clip, ...]:
+    """Spans of the timeline in turn to the ranks, whole ones where there are enough."""
+    if len(spans) < num_ranks:
+        return split_timeline(spans[-1].stop, num_ranks)
+    bounds = [rank * len(spans) // num_ranks for rank in range(num_ranks + 1)]
+    return tuple(Clip(spans[a].start, spans[b - 1].stop) for a, b in itertools.pairwise(bounds))
+
+
 def clips_of_lengths(lengths: Sequence[int]) -> tuple[Clip, ...]:
     """Clips of given lengths, one after the other. Raises PlanError for an empty one."""
     clips, start = [], 0
@@ -183,6 +199,20 @@ def clips_of_lengths(lengths: Sequence[int]) -> tuple[Clip, ...]:
         clips.append(Clip(start, start + length))
         start += length
     return tuple(clips)
+
+
+def contributions(held: Sequence[range], clips: Sequence[Clip]) -> tuple[Transfer, ...]:
+    """What brings every rank all that other ranks hold of the frames of its clip.
+
+    held  per rank, what it has a part in: spans of different ranks may overlap
+    """
+    transfers = []
+    for target, clip in enumerate(clips):
+        for source, span in enumerate(held):
+            frames = range(max(span.start, clip.start), min(span.stop, clip.stop))
+            if frames and source != target:
+                transfers.append(Transfer(source, target, tuple(frames), _phase(source, target)))
+    return tuple(sorted(transfers, key=lambda t: (t.phase, t.source, t.target)))
 
 
 @lru_cache(maxsize=64)
@@ -196,6 +226,15 @@ def _transfers(
         after = range(clip.stop, min(length, clip.stop + halo_frames))
         far = (frame for frame in global_context if frame not in clip)
         wanted.append({*before, *after, *far})
+    return _deliver(clips, wanted)
+
+
+@lru_cache(maxsize=64)
+def _window_transfers(clips: tuple[Clip, ...], windows: Windows) -> tuple[Transfer, ...]:
+    length = clips[-1].stop
+    wanted = [
+        {f for w in windows.over(clip.frames, length) for f in w if f not in clip} for clip in clips
+    ]
     return _deliver(clips, wanted)
 
 

@@ -13,6 +13,7 @@ from video_infinity.errors import ConfigError, PlanError
 from video_infinity.latents import check_latents
 from video_infinity.mesh import mesh_of, parse_axes
 from video_infinity.output import FrameSink, check_new_file, open_sink
+from video_infinity.peers import METHODS
 
 
 def resolve_device(device: str) -> str:
@@ -73,6 +74,11 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
         raise PlanError(
             f"--num-frames {request.video.num_frames} is {num_latent_frames} latent frames, fewer "
             f"than {num_ranks} ranks: each needs one; ask for more frames or fewer ranks"
+        )
+    if METHODS[request.how.method].frame_timesteps and not facts.frame_timesteps:
+        raise ConfigError(
+            f"--method {request.how.method} gives every frame a timestep of its own, and "
+            f"{facts.name} takes one for all; choose another method"
         )
     _check_mesh(request, num_ranks)
     make_plan(request, facts, num_ranks)
@@ -148,6 +154,16 @@ def check_destinations(request: Request) -> None:
         raise ConfigError(
             f"{same} is named twice; --output, --save-latents and --report must be different files"
         )
+
+
+def method_warnings(request: Request, facts: ModelFacts) -> list[str]:
+    """A line for a method that wants what a model was not trained for."""
+    if request.how.method != "masked-continuation" or facts.knows_frames:
+        return []
+    return [
+        f"{facts.name} was not trained to go on from frames that it knows: --method "
+        "masked-continuation is a baseline of the scheme, not of Open-Sora"
+    ]
 
 
 def prompt_warnings(request: Request, facts: ModelFacts) -> list[str]:

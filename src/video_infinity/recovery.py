@@ -129,16 +129,6 @@ def check_same(manifest: Mapping[str, Any], request: Request) -> None:
             )
 
 
-def check_ranks(manifest: Mapping[str, Any], request: Request, num_ranks: int) -> None:
-    """Raise ResumeError if the video would depend on the number of ranks, and that has changed."""
-    before = manifest["layout"]["ranks"]
-    if request.run.method == "independent" and before != num_ranks:
-        raise ResumeError(
-            f"--method independent makes another video on {num_ranks} ranks than on {before}; "
-            f"resume with --nproc-per-node {before}"
-        )
-
-
 def check_request(manifest: Mapping[str, Any], request: Request) -> None:
     """Raise ResumeError, naming what differs, unless a request asks for the manifest's video."""
     before, now = manifest["request"], _absolute(request)

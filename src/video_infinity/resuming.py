@@ -14,7 +14,7 @@ from video_infinity.command import carry_out, find_ranks, leads
 from video_infinity.manifest import check_manifest
 from video_infinity.preflight import check_destinations, prepare, resolve_device
 from video_infinity.progress import warn
-from video_infinity.recovery import check_ranks, check_same, request_of, version_warnings
+from video_infinity.recovery import check_same, request_of, version_warnings
 from video_infinity.rundir import RunDir
 
 MESH = {"nproc_per_node", "parallel"}
@@ -58,7 +58,6 @@ def run_resume(path: Path, options: Mapping[str, Any], argv: Sequence[str]) -> N
         if run_dir.is_finished():
             print(f"{request.output.output}: this run is finished")
             return
-        check_ranks(manifest, request, num_ranks)
         check_same(manifest, request)
         check_destinations(request)
         run_dir.lead()

@@ -92,6 +92,37 @@ def scheduler_step(
     return cast(torch.Tensor, stepped.transpose(0, 1)[None])
 
 
+def begun_at(scheduler: Any, step: int) -> Any:
+    """A copy of a scheduler that has taken no step, whose first step will be `step`."""
+    begun = copy.deepcopy(scheduler)
+    if hasattr(begun, "set_begin_index"):
+        begun.set_begin_index(step)
+    return begun
+
+
+def noised(
+    scheduler: Any, clean_1CFHW: torch.Tensor, noise_1CFHW: torch.Tensor, step: int
+) -> torch.Tensor:
+    """Clean latents as they would be before a step, with the given unit noise.
+
+    Raises ModelError for a scheduler that cannot say.
+    """
+    add: Any = getattr(scheduler, "add_noise", None)
+    scale: Any = getattr(scheduler, "scale_noise", None)
+    if add is None and scale is None:
+        raise ModelError(
+            f"{type(scheduler).__name__} cannot add noise to frames that are known, which this "
+            "method needs; choose another scheduler, such as DDIMScheduler"
+        )
+    begun = begun_at(scheduler, step)
+    if hasattr(begun, "_step_index"):
+        begun._step_index = None  # else the step that it is at would count, not where it begins
+    timestep = begun.timesteps[step : step + 1]
+    if add is not None:
+        return cast(torch.Tensor, begun.add_noise(clean_1CFHW, noise_1CFHW, timestep))
+    return cast(torch.Tensor, begun.scale_noise(clean_1CFHW, timestep, noise_1CFHW))
+
+
 def check_splittable(scheduler: Any, num_inference_steps: int) -> None:
     """Raise ModelError, by name, for a scheduler that cannot be split over frames.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -40,7 +42,7 @@ def footprint(adapter: Adapter) -> Footprint:
     )
 
 
-def measured_on(size: int, **options: str) -> list[list[int]]:
+def measured_on(size: int, **options: Any) -> list[list[int]]:
     """Bytes per step of every rank."""
 
     def measure(comm: Communicator, adapter: Adapter) -> list[int]:
@@ -68,7 +70,8 @@ def test_measured_bytes_are_the_formula(
 
 
 def test_independent_clips_receive_nothing() -> None:
-    assert measured_on(2, method="independent") == [[0, 0], [0, 0]]
+    no_scopes = {"local_frames": None, "global_frames": None}
+    assert measured_on(2, method="independent", **no_scopes) == [[0, 0], [0, 0]]
 
 
 def test_each_layer_is_one_round() -> None:

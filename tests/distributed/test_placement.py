@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -18,12 +19,16 @@ from tests.distributed.harness import (
     load,
     on_processes,
     on_ranks,
+    on_threads,
     reference,
     relative_difference,
+    run_of,
 )
 from video_infinity.adapters import Adapter
+from video_infinity.comm import Communicator, SingleCommunicator
 from video_infinity.context import layers
-from video_infinity.plan import Plan, Transfer
+from video_infinity.methods.clip_parallel import denoise_clip_parallel
+from video_infinity.plan import Clip, Plan, Transfer
 
 SIZES = (2, 3, 5)
 
@@ -112,9 +117,17 @@ def test_a_rotating_global_context_is_another_video() -> None:
     assert difference > 0.01
 
 
-def test_independent_clips_do_differ() -> None:
-    """The one method whose video shows its placement: else this file proves nothing."""
-    latents, _ = on_ranks(CASES["dual scope"], 2, method="independent")
+def test_clips_without_exchange_do_differ() -> None:
+    """A rank's clip as a video of its own shows its placement: else this file proves nothing."""
+    case = CASES["dual scope"]
+
+    def alone(comm: Communicator, adapter: Adapter) -> torch.Tensor:
+        job = run_of(case, comm, adapter).job()
+        clip = Plan((Clip(0, len(job.clip)),), job.plan.scopes)
+        *_, latents = denoise_clip_parallel(replace(job, comm=SingleCommunicator(), plan=clip))
+        return latents[0]
+
+    latents = torch.cat(on_threads(2, lambda rank: load(case, rank), alone), 1)
     assert relative_difference(latents, one_rank("dual scope")[0]) > 0.01
 
 

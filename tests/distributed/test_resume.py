@@ -52,6 +52,17 @@ CASES: dict[str, tuple[ModuleType, Any]] = {
             options={**SHORT, "global_rule": "rotating"},
         ),
     ),
+    "multidiffusion": (
+        harness,
+        harness.Case(
+            scheduler="UniPCMultistepScheduler",
+            options={"method": "multidiffusion", "window_frames": 5, "num_frames": 11},
+        ),
+    ),
+    "independent clips": (
+        harness,
+        harness.Case(options={"method": "independent", "window_frames": 4, "num_frames": 11}),
+    ),
     "no state at all": (harness, harness.Case(options=SHORT)),
     "Wan, UniPC": (wan_harness, wan_harness.Case(options={**SCOPES, "num_frames": 33})),
 }

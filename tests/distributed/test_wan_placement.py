@@ -37,13 +37,14 @@ from tests.distributed.wan_harness import (
 )
 from video_infinity.adapters import Adapter
 from video_infinity.adapters.footprint import Footprint, trace
-from video_infinity.comm import Communicator
+from video_infinity.comm import Communicator, SingleCommunicator
 from video_infinity.context import frame_layers, frames, layers
 from video_infinity.context.exchange import Neighbourhood
 from video_infinity.context.frames import FrameLayout
 from video_infinity.context.text import FrameText
 from video_infinity.engine import make_plan
 from video_infinity.estimate import bytes_received
+from video_infinity.methods.clip_parallel import denoise_clip_parallel
 from video_infinity.plan import Clip, Plan, Scopes, clips_of_lengths, split_timeline
 from video_infinity.preflight import prepare
 
@@ -119,9 +120,17 @@ def test_prompts_over_time_count_where_they_hold() -> None:
     assert relative_difference(told[:, 40:], expected[:, 40:]) > WRONG_IS_BEYOND
 
 
-def test_independent_clips_do_differ() -> None:
-    """The one method whose video shows its placement: else this file proves nothing."""
-    latents = latents_on_ranks(CASES["dual scope"], 2, method="independent")
+def test_clips_without_exchange_do_differ() -> None:
+    """A rank's clip as a video of its own shows its placement: else this file proves nothing."""
+    case = CASES["dual scope"]
+
+    def alone(comm: Communicator, adapter: Adapter) -> torch.Tensor:
+        job = run_of(case, comm, adapter).job()
+        clip = Plan((Clip(0, len(job.clip)),), job.plan.scopes)
+        *_, latents = denoise_clip_parallel(replace(job, comm=SingleCommunicator(), plan=clip))
+        return latents[0]
+
+    latents = torch.cat(on_threads(2, lambda rank: load(case, rank), alone), 1)
     assert relative_difference(latents, one_rank("dual scope")[0]) > WRONG_IS_BEYOND
 
 

@@ -231,7 +231,10 @@ CASES: dict[str, Case] = {
     # choices
     "unknown device": (["a", "--device", "tpu"], ("--device 'tpu'", "auto, cpu, cuda")),
     "unknown dtype": (["a", "--dtype", "int8"], ("--dtype 'int8'", "float32, bfloat16, float16")),
-    "unknown method": (["a", "--method", "x"], ("--method 'x'", "clip-parallel, independent")),
+    "unknown method": (
+        ["a", "--method", "x"],
+        ("--method 'x'", "clip-parallel, direct, independent"),
+    ),
     "unknown rule": (["a", "--global-rule", "x"], ("--global-rule 'x'", "even, rotating")),
     "unknown flag": (["a", "--num-frame", "3"], ("--num-frame", "--num-frames", "--help")),
     "flag without value": (["a", "--seed"], ("--seed", "requires an argument", "--help")),

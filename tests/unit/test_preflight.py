@@ -10,7 +10,7 @@ from video_infinity.adapters import ModelFacts
 from video_infinity.config import ModelDefaults, Request
 from video_infinity.engine import make_plan
 from video_infinity.errors import ConfigError, PlanError
-from video_infinity.preflight import prepare
+from video_infinity.preflight import method_warnings, prepare
 from video_infinity.timeline import PromptTimeline
 
 
@@ -55,3 +55,22 @@ def test_the_plan_is_that_of_latent_frames_and_of_the_models_scopes(
     assert (plan.scopes.local_frames, plan.scopes.global_frames) == (2, 3)
     assert plan.scopes.global_rule == "rotating"
     assert plan.scopes.keeps_first == (frames_per_latent > 1)
+
+
+def test_a_model_that_was_not_trained_on_known_frames_is_told_of() -> None:
+    asked = prepare(request(method="masked-continuation"), facts(frame_timesteps=True), 1)
+    (line,) = method_warnings(asked, facts(frame_timesteps=True))
+    assert line.startswith("a model was not trained to go on from frames that it knows: --method")
+    assert method_warnings(asked, facts(frame_timesteps=True, knows_frames=True)) == []
+    assert (
+        method_warnings(prepare(request(method="fifo"), facts(frame_timesteps=True), 1), facts())
+        == []
+    )
+
+
+@pytest.mark.parametrize("method", ["masked-continuation", "fifo"])
+def test_a_timestep_for_every_frame_needs_a_model_that_takes_it(method: str) -> None:
+    with pytest.raises(
+        ConfigError, match="every frame a timestep of its own, and a model takes one"
+    ):
+        prepare(request(method=method), facts(), 1)

@@ -541,7 +541,7 @@ def short_latents(adapter: Adapter) -> torch.Tensor:
 def short_latents_of(pipe: Any, adapter: Adapter) -> torch.Tensor:
     """The same by the unmodified pipeline."""
     case = Case(options={"num_frames": 17, "local_frames": 5})
-    noise = run_of(case, SingleCommunicator(), adapter)._noise()
+    noise = run_of(case, SingleCommunicator(), adapter).job().noise_1CFHW
     return pipe(  # type: ignore[no-any-return]
         "a b c",
         num_frames=17,

@@ -33,6 +33,8 @@ class ModelFacts:
     latent_channels    C of a latent frame
     frames_per_latent  pixel frames of every latent frame; above 1 the first stands for one alone
     decode_frames      latent frames that a rank decodes at a time
+    frame_timesteps    whether the denoiser can be told a timestep for every frame of a pass
+    knows_frames       whether it was trained to continue frames that it gets clean, at timestep 0
     expert_boundary    training timestep below which a second expert denoises; None for one alone
     fixed_size         whether the default height and width are the only ones
     vocabulary         the words that the model knows, lower case; empty if open
@@ -47,6 +49,8 @@ class ModelFacts:
     frames_per_latent: int = 1
     decode_frames: int = 8
     expert_boundary: float | None = None
+    frame_timesteps: bool = False
+    knows_frames: bool = False
     fixed_size: bool = False
     vocabulary: tuple[str, ...] = field(default=(), repr=False)
 
@@ -113,7 +117,11 @@ class Adapter(Protocol):
     def denoise(
         self, z_BCFHW: torch.Tensor, timestep: torch.Tensor, text: FrameText
     ) -> torch.Tensor:
-        """The model's prediction for one clip, shaped as z_BCFHW, in its dtype."""
+        """The model's prediction for one clip, shaped as z_BCFHW, in its dtype.
+
+        timestep  one; or [F], one for every frame, where the facts have `frame_timesteps`: then
+                  inside of `context.timed`, with the sites' `frame_times` installed
+        """
 
     def decoding(self, stream: ChunkStream, *, tiled: bool) -> AbstractContextManager[Decode]:
         """Inside the `with`, what decodes the chunks of `stream`, each after its `begin`.

@@ -43,6 +43,7 @@ from video_infinity.adapters.registry import ModelFiles
 from video_infinity.adapters.unet3d_facts import FPS_PREFIX, facts_of, has_fps
 from video_infinity.config import ModelSpec
 from video_infinity.context.chunks import ChunkStream
+from video_infinity.context.frame_times import FrameTimeSite
 from video_infinity.context.install import ModuleSite, Sites
 from video_infinity.context.text import FrameText
 from video_infinity.errors import ModelError
@@ -140,7 +141,9 @@ class UNet3DAdapter:
     def denoise(
         self, z_BCFHW: torch.Tensor, timestep: torch.Tensor, text: FrameText
     ) -> torch.Tensor:
-        states_BSD = text.first_frames_BSD.to(self.dtype)  # the sites read every frame's own
+        # The sites read every frame's own text, and its own timestep where there are several.
+        states_BSD = text.first_frames_BSD.to(self.dtype)
+        timestep = timestep.flatten()[0]
         predicted = self.unet(z_BCFHW.to(self.dtype), timestep, states_BSD, return_dict=False)
         return cast(torch.Tensor, predicted[0])
 
@@ -160,10 +163,22 @@ class UNet3DAdapter:
         return as_levels(picture_FCHW)
 
 
+def _frame_time_site(unet: Any, resnet: Any) -> FrameTimeSite:
+    """A residual block's projection of the time embedding, which it takes frame by frame."""
+
+    def embed(timestep_K: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        embedded = unet.time_embedding(unet.time_proj(timestep_K).to(dtype))
+        return cast(
+            torch.Tensor, embedded if resnet.skip_time_act else resnet.nonlinearity(embedded)
+        )
+
+    return FrameTimeSite(resnet, "time_emb_proj", embed)
+
+
 def sites_of(unet: nn.Module) -> Sites:
     """Every place where a denoiser of this family looks over time, or reads its text."""
     attention, convs, norms, text = [], [], [], []
-    token_wise, frame_wise, sequence_wise = [], [], []
+    token_wise, frame_wise, sequence_wise, frame_times = [], [], [], []
     for module in unet.modules():
         if isinstance(module, TemporalConvLayer):
             convs += [ModuleSite(module, f"conv{n}") for n in (1, 2, 3, 4)]
@@ -174,6 +189,8 @@ def sites_of(unet: nn.Module) -> Sites:
             sequence_wise += [ModuleSite(module.transformer_blocks, name) for name in names]
         elif isinstance(module, Transformer2DModel):
             text += [block.attn2 for block in module.transformer_blocks]
+        elif isinstance(module, ResnetBlock2D) and module.time_emb_proj is not None:
+            frame_times.append(_frame_time_site(unet, module))
         elif isinstance(module, BasicTransformerBlock):
             token_wise.append(feed_forward_site(module, "ff"))
         elif isinstance(module, nn.ModuleList):
@@ -190,6 +207,7 @@ def sites_of(unet: nn.Module) -> Sites:
         frame_wise=tuple(frame_wise),
         sequence_wise=tuple(sequence_wise),
         token_wise=tuple(token_wise),
+        frame_times=tuple(frame_times),
     )
 
 

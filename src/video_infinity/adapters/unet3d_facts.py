@@ -32,7 +32,7 @@ def facts_of(
 ) -> ModelFacts:
     """The facts that follow from the configs of a denoiser and its autoencoder.
 
-    extra  of video_infinity.json: fields of ModelDefaults, `fixed_size` and `vocabulary`
+    extra  of video_infinity.json: fields of ModelDefaults, and some of ModelFacts
     """
     ratio = 2 ** (len(vae_config["block_out_channels"]) - 1)
     sample_size = unet_config.get("sample_size") or 32
@@ -43,6 +43,8 @@ def facts_of(
         pixels_per_latent=ratio,
         size_multiple=ratio,
         latent_channels=unet_config["in_channels"],
+        frame_timesteps=True,
+        knows_frames=bool(extra.get("knows_frames", False)),
         defaults=with_extra(ModelDefaults(height=rows * ratio, width=columns * ratio), extra),
         fixed_size=bool(extra.get("fixed_size", False)),
         vocabulary=tuple(extra.get("vocabulary", ())),

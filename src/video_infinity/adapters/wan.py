@@ -138,14 +138,24 @@ class WanAdapter:
     ) -> torch.Tensor:
         boundary = self.facts.expert_boundary
         low_noise = boundary is not None and float(timestep) < boundary
+        timestep_BT = self._per_token(z_BCFHW, timestep.to(z_BCFHW.device))
         expert = self.experts[1] if low_noise else self.experts[0]
         predicted = expert(
             z_BCFHW.to(self.dtype),
-            timestep.to(z_BCFHW.device).expand(len(z_BCFHW)),
+            timestep_BT,
             text.rows_RSD.to(self.dtype),  # embedded row by row; the sites read every frame's own
             return_dict=False,
         )
         return cast(torch.Tensor, predicted[0])
+
+    def _per_token(self, z_BCFHW: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """One timestep for every video, or for every token, as diffusers' transformer takes it."""
+        batch, _, _, height, width = z_BCFHW.shape
+        if timestep.numel() == 1:
+            return timestep.expand(batch)
+        _, rows, columns = self.experts[0].config.patch_size
+        tokens = height // rows * (width // columns)
+        return timestep.repeat_interleave(tokens).expand(batch, -1)
 
     @contextmanager
     def decoding(self, stream: ChunkStream, *, tiled: bool) -> Iterator[Decode]:

@@ -17,6 +17,9 @@ VAE_CLASS = "AutoencoderKLWan"
 DENOISER_CLASS = "WanTransformer3DModel"
 SECOND_EXPERT = "transformer_2"
 
+TRAINED_FRAMES = 21
+"""Latent frames of the 81-frame videos that Wan was trained on."""
+
 DEFAULTS = ModelDefaults(
     num_frames=129,
     num_inference_steps=50,
@@ -26,11 +29,9 @@ DEFAULTS = ModelDefaults(
     width=832,
     local_frames=8,
     global_frames=4,
+    trained_frames=TRAINED_FRAMES,
 )
 """2 h + 1 + |G| is the trained length; the rest is what diffusers' pipeline takes."""
-
-TRAINED_FRAMES = 21
-"""Latent frames of the 81-frame videos that Wan was trained on."""
 
 DECODE_FRAMES = 4
 """Latent frames of a chunk. At least three, so that a chunk's tail fills the next one's halo."""
@@ -128,6 +129,8 @@ def facts_of(
         frames_per_latent=vae_config.get("scale_factor_temporal", 4),
         decode_frames=DECODE_FRAMES,
         expert_boundary=expert_boundary,
+        frame_timesteps=expert_boundary is None,  # two experts share no pass
+        knows_frames=bool(extra.get("knows_frames", False)),
         fixed_size=bool(extra.get("fixed_size", False)),
         vocabulary=tuple(extra.get("vocabulary", ())),
     )

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from video_infinity.context.exchange import widen
-from video_infinity.context.frames import dual_scope_frame_attention
+from video_infinity.context.frames import Rotary, dual_scope_frame_attention
 from video_infinity.context.layers import ClipContext
 
 
@@ -72,21 +72,37 @@ class DualScopeFrameProcessor:
         k, v = (x.unflatten(1, (frames, -1)) for x in (k, v))
         k = rotary.in_space(k)
         exchange = context.exchange((k, v), dim=1)
-        layout = context.frame_layout(rotary, tokens=k.shape[2], device=k.device)
+        layout = self._layout(rotary, k)
         q = make_queries().unflatten(1, (frames, -1))
         q = rotary.in_time(rotary.in_space(q), layout.query_table)
         around = exchange.wait()
-        out_BFPHD = dual_scope_frame_attention(
-            q,
-            widen(k, 0, around, 1),
-            widen(v, 1, around, 1),
+        k, v = widen(k, 0, around, 1), widen(v, 1, around, 1)
+        out_BFPHD = self._attended(q, k, v, layout, rotary)
+        return ops.finish(attn, out_BFPHD.flatten(3).flatten(1, 2).type_as(hidden_states))
+
+    def _layout(self, rotary: Rotary, k_BFPHD: torch.Tensor) -> Any:
+        return self._context.frame_layout(rotary, tokens=k_BFPHD.shape[2], device=k_BFPHD.device)
+
+    def _attended(
+        self,
+        q_BFPHD: torch.Tensor,
+        k_BFPHD: torch.Tensor,
+        v_BFPHD: torch.Tensor,
+        layout: Any,
+        rotary: Rotary,
+    ) -> torch.Tensor:
+        """What the queries see among the keys at hand, which are turned in space alone."""
+        bias = self._context.bias
+        return dual_scope_frame_attention(
+            q_BFPHD,
+            k_BFPHD,
+            v_BFPHD,
             layout.key_table,
             layout.blocks,
             rotary=rotary,
             attend=self._attend,
-            far_bias=context.bias.global_ - context.bias.local,
+            far_bias=bias.global_ - bias.local,
         )
-        return ops.finish(attn, out_BFPHD.flatten(3).flatten(1, 2).type_as(hidden_states))
 
     def _attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None

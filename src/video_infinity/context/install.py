@@ -6,7 +6,7 @@ overwritten. What stood there before stands there again when the context manager
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from video_infinity.context.frame_layers import DualScopeFrameProcessor, FrameAttentionOps
+from video_infinity.context.frame_times import FrameTimeProjection, FrameTimeSite
 from video_infinity.context.layers import (
     ClipContext,
     DualScopeProcessor,
@@ -27,6 +28,7 @@ from video_infinity.context.slices import (
     TokenSite,
 )
 from video_infinity.context.text_layer import FrameTextProcessor
+from video_infinity.context.windowed import WindowedFrameProcessor, WindowedProcessor
 
 
 class AttentionModule(Protocol):
@@ -63,6 +65,7 @@ class Sites:
     frame_wise       modules that see every frame [batch x frames, C, H, W] alone
     sequence_wise    modules over time that see every sequence [S, F, C] alone
     token_wise       modules that see every token alone, such as a transformer's feed-forward
+    frame_times      projections of the time embedding, where a model takes one time for all frames
     swaps            modules in whose place others stand, such as a rotary embedding of the timeline
     """
 
@@ -76,19 +79,49 @@ class Sites:
     frame_wise: tuple[ModuleSite, ...] = ()
     sequence_wise: tuple[ModuleSite, ...] = ()
     token_wise: tuple[TokenSite, ...] = ()
+    frame_times: tuple[FrameTimeSite, ...] = ()
     swaps: tuple[tuple[ModuleSite, nn.Module], ...] = ()
 
 
+@dataclass(frozen=True)
+class Layers:
+    """What is put in at the sites that look over time: made of a site's own part and a context."""
+
+    attention: Callable[[ClipContext], Any] = DualScopeProcessor
+    frame_attention: Callable[[Any, FrameAttentionOps, ClipContext], Any] = DualScopeFrameProcessor
+    conv: Callable[[nn.Sequential, ClipContext], nn.Module] = TimelineConvBlock
+    norm: Callable[[nn.GroupNorm, ClipContext], nn.Module] = TimelineGroupNorm
+
+
+LAYERS = Layers()
+"""Those of clip parallelism."""
+
+WINDOWED = Layers(attention=WindowedProcessor, frame_attention=WindowedFrameProcessor)
+"""Those of FreeNoise, whose attention over time goes in windows."""
+
+
 @contextmanager
-def installed(sites: Sites, context: ClipContext) -> Iterator[ClipContext]:
-    """The model, as one video over all ranks of `context`, inside the `with`."""
+def installed(
+    sites: Sites,
+    context: ClipContext,
+    layers: Layers | None = None,
+    *,
+    per_frame_times: bool = False,
+) -> Iterator[ClipContext]:
+    """The model, as one video over all ranks of `context`, inside the `with`.
+
+    layers             None: those that the context's plan asks for
+    per_frame_times    whether passes are `timed` with a timestep for each frame
+    """
+    if layers is None:
+        layers = LAYERS if context.plan.scopes.windows is None else WINDOWED
     with ExitStack() as stack:
         for attention in sites.attention:
-            stack.enter_context(_processor(attention, DualScopeProcessor(context)))
+            stack.enter_context(_processor(attention, layers.attention(context)))
         for attention in sites.frame_attention:
             assert sites.frame_ops is not None, "frame attention needs its family's operations"
             inner = attention.processor
-            frame_processor = DualScopeFrameProcessor(inner, sites.frame_ops, context)
+            frame_processor = layers.frame_attention(inner, sites.frame_ops, context)
             stack.enter_context(_processor(attention, frame_processor))
         for group, reads_states in ((sites.text, False), (sites.embedded_text, True)):
             for attention in group:
@@ -96,9 +129,9 @@ def installed(sites: Sites, context: ClipContext) -> Iterator[ClipContext]:
                 text_processor = FrameTextProcessor(inner, context, reads_states=reads_states)
                 stack.enter_context(_processor(attention, text_processor))
         for site in sites.convs:
-            stack.enter_context(swapped(site, TimelineConvBlock(site.module, context)))
+            stack.enter_context(swapped(site, layers.conv(site.module, context)))
         for site in sites.norms:
-            stack.enter_context(swapped(site, TimelineGroupNorm(site.module, context)))
+            stack.enter_context(swapped(site, layers.norm(site.module, context)))
         for tokens in sites.token_wise:
             token_site = ModuleSite(tokens.parent, tokens.attribute)
             sliced = SlicedTokens(token_site.module, tokens.widest_channels, context)
@@ -107,6 +140,9 @@ def installed(sites: Sites, context: ClipContext) -> Iterator[ClipContext]:
             stack.enter_context(swapped(site, SlicedFrames(site.module, context)))
         for site in sites.sequence_wise:
             stack.enter_context(swapped(site, SlicedSequences(site.module, context)))
+        for times in sites.frame_times if per_frame_times else ():
+            projection = FrameTimeProjection(times, context)
+            stack.enter_context(swapped(ModuleSite(times.parent, times.attribute), projection))
         for site, module in sites.swaps:
             stack.enter_context(swapped(site, module))
         yield context

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -40,6 +40,8 @@ from video_infinity.context.moments import (
 from video_infinity.context.text import FrameText
 from video_infinity.context.workspace import FramesAtHand, Workspace
 from video_infinity.plan import Clip, Plan
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class ClipContext:
 
     plan       of the step at hand
     workspace  how much of a layer goes at a time
+    timestep_K  inside of `timed`, that of every frame of the branches at hand
     """
 
     comm: Communicator
@@ -89,6 +92,7 @@ class ClipContext:
     schedule: BiasSchedule = field(default_factory=BiasSchedule)
     workspace: Workspace = field(default_factory=Workspace)
     bias: ScopeBias = field(default_factory=ScopeBias, init=False)
+    timestep_K: torch.Tensor | None = field(default=None, init=False)
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     _buffers: Buffers = field(default_factory=Buffers, init=False, repr=False)
 
@@ -106,7 +110,7 @@ class ClipContext:
     @eager
     def layout(self, like: torch.Tensor) -> Layout:
         """The layout of an attention over time alone, made once for all layers of a step."""
-        return self._once(  # type: ignore[no-any-return]
+        return self.once(  # type: ignore[no-any-return]
             ("layout", self.bias, like.dtype, like.device),
             lambda: lay_out(
                 self.clip.frames,
@@ -121,14 +125,15 @@ class ClipContext:
     @eager
     def frame_layout(self, rotary: Rotary, tokens: int, device: torch.device) -> FrameLayout:
         """The blocks of an attention over frames of tokens, made once for all layers of a step."""
-        return self._once(  # type: ignore[no-any-return]
+        return self.once(  # type: ignore[no-any-return]
             ("frame layout", tokens, device),
             lambda: lay_out_frames(
                 self.plan, self.clip, self.frames_at_hand, rotary, tokens, device
             ),
         )
 
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for all layers of a plan."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
@@ -137,23 +142,42 @@ class ClipContext:
     def at(self, noise_level: float, step: int = 0) -> Iterator[None]:
         """For one pass, hold the bias of a noise level (training timestep) and a step's plan."""
         before, self.bias = self.bias, self.schedule.at(noise_level)
-        plan = self.plan.at_step(step)
-        if plan != self.plan:
-            self.plan = plan
-            self._made.clear()
+        self.hold(self.plan.at_step(step))
         try:
             yield
         finally:
             self.bias = before
 
+    def of_each_kind(self, parts: tuple[P, ...]) -> tuple[P, ...]:
+        """The parts of a layer's work to do: all, but where only shapes are traced."""
+        return parts[:1] if self.workspace.first_alone else parts
+
+    def hold(self, plan: Plan) -> None:
+        """From now on, another plan; what was made for the one before goes."""
+        if plan != self.plan:
+            self.plan = plan
+            self._made.clear()
+
     @contextmanager
     def reading(self, part: slice) -> Iterator[None]:
-        """For a pass over some frames of all branches, hold the text of these."""
-        whole, self.text = self.text, self.text.span(part)
+        """For a pass over some frames of all branches, hold the text and the times of these."""
+        text, timestep_K = self.text, self.timestep_K
+        self.text = text.span(part)
+        if timestep_K is not None:
+            self.timestep_K = timestep_K[part]
         try:
             yield
         finally:
-            self.text = whole
+            self.text, self.timestep_K = text, timestep_K
+
+    @contextmanager
+    def timed(self, timestep_F: torch.Tensor, num_branches: int) -> Iterator[None]:
+        """For one pass, hold a timestep of its own for every frame."""
+        self.timestep_K = timestep_F.repeat(num_branches)
+        try:
+            yield
+        finally:
+            self.timestep_K = None
 
     @eager
     def moments(self, x_NCFHW: torch.Tensor, num_groups: int) -> SharedMoments:
@@ -205,12 +229,17 @@ class TimelineConvBlock(nn.Module):
         super().__init__()
         self.block, self._context = block, context
 
-    def forward(self, x_NCFHW: torch.Tensor) -> torch.Tensor:
-        context = self._context
-        norm, conv = self.block[0], self.block[-1]
+    @property
+    def halo_frames(self) -> int:
+        """Frames that the convolution reads on each side."""
+        conv = self.block[-1]
         geometry: Any = getattr(conv, "base_layer", conv)  # peft wraps a layer and keeps it there
-        assert isinstance(norm, nn.GroupNorm) and geometry.stride[0] == 1
-        halo_frames = (geometry.kernel_size[0] - 1) // 2 * geometry.dilation[0]
+        assert geometry.stride[0] == 1
+        return int((geometry.kernel_size[0] - 1) // 2 * geometry.dilation[0])
+
+    def forward(self, x_NCFHW: torch.Tensor) -> torch.Tensor:
+        context, halo_frames, norm = self._context, self.halo_frames, self.block[0]
+        assert isinstance(norm, nn.GroupNorm)
         halo = context.exchange((x_NCFHW,), FRAME_DIM, halo_frames)
         moments = context.moments(x_NCFHW, norm.num_groups).wait()
         around = halo.wait()

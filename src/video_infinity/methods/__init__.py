@@ -2,12 +2,30 @@
 
 from types import MappingProxyType
 
+from video_infinity.methods.autoregressive import denoise_autoregressive
 from video_infinity.methods.base import DenoiseJob, Method
 from video_infinity.methods.clip_parallel import denoise_clip_parallel
+from video_infinity.methods.continuation import steps_of_chunks
+from video_infinity.methods.direct import denoise_direct
+from video_infinity.methods.fifo import denoise_fifo, steps_of_fifo
+from video_infinity.methods.freenoise import denoise_freenoise
 from video_infinity.methods.independent import denoise_independent
+from video_infinity.methods.masked_continuation import denoise_masked_continuation
+from video_infinity.methods.multidiffusion import denoise_multidiffusion
 
 METHODS: MappingProxyType[str, Method] = MappingProxyType(
-    {"clip-parallel": denoise_clip_parallel, "independent": denoise_independent}
+    {
+        "clip-parallel": Method(denoise_clip_parallel),
+        "direct": Method(denoise_direct),
+        "independent": Method(denoise_independent),
+        "freenoise": Method(denoise_freenoise),
+        "multidiffusion": Method(denoise_multidiffusion),
+        "autoregressive": Method(denoise_autoregressive, steps_of_chunks, shares_chunks=True),
+        "masked-continuation": Method(
+            denoise_masked_continuation, steps_of_chunks, shares_chunks=True
+        ),
+        "fifo": Method(denoise_fifo, steps_of_fifo, shares_chunks=True),
+    }
 )
 
 __all__ = ["METHODS", "DenoiseJob", "Method"]

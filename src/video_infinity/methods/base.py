@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from video_infinity.adapters.base import Adapter
 from video_infinity.comm import Communicator
+from video_infinity.config import MethodSpec
 from video_infinity.context.layers import BiasSchedule
 from video_infinity.context.text import FrameText
 from video_infinity.plan import Clip, Plan
@@ -28,6 +29,9 @@ class DenoiseJob:
     noise_1CFHW       unit noise of the clip's frames, float32
     first_step        the step to begin with
     begun_1CFHW       the clip's latents before it; None: the noise
+    how               the method's own options, resolved
+    texts_of          the same as `texts`, of any frames of the timeline
+    noise_of          the same as `noise_1CFHW`, of any span of the timeline
     """
 
     adapter: Adapter
@@ -40,6 +44,9 @@ class DenoiseJob:
     texts: tuple[FrameText, ...]
     noise_1CFHW: torch.Tensor
     seed: int
+    how: MethodSpec
+    texts_of: Callable[[Sequence[int]], tuple[FrameText, ...]]
+    noise_of: Callable[[range], torch.Tensor]
     first_step: int = 0
     begun_1CFHW: torch.Tensor | None = None
 
@@ -47,9 +54,39 @@ class DenoiseJob:
     def clip(self) -> Clip:
         return self.plan.clips[self.comm.rank]
 
+    @property
+    def num_frames(self) -> int:
+        """Latent frames of the timeline."""
+        return self.plan.num_latent_frames
 
-class Method(Protocol):
-    """A way to denoise a long video."""
+    @property
+    def num_inference_steps(self) -> int:
+        return len(self.scheduler.timesteps)
 
-    def __call__(self, job: DenoiseJob) -> Iterator[torch.Tensor]:
-        """Yield the clip's latents [1, C, F, H, W] after every step from `job.first_step` on."""
+
+Denoise = Callable[[DenoiseJob], Iterator[torch.Tensor]]
+"""Yields the clip's latents [1, C, F, H, W] after every step from `job.first_step` on.
+
+All ranks yield alike; the last is the result. What was yielded may change with the next one.
+"""
+
+
+CountSteps = Callable[[MethodSpec, int, int], int]
+"""A resolved method, latent frames, steps of the scheduler -> steps of the method."""
+
+
+def steps_of_scheduler(how: MethodSpec, num_frames: int, num_inference_steps: int) -> int:
+    return num_inference_steps
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to denoise a long video.
+
+    num_steps      how many steps it takes in all
+    shares_chunks  whether all ranks share one chunk of the timeline after the other
+    """
+
+    denoise: Denoise
+    num_steps: CountSteps = steps_of_scheduler
+    shares_chunks: bool = False

@@ -9,56 +9,37 @@ from collections.abc import Iterator
 
 import torch
 
-from video_infinity.context.install import installed
+from video_infinity.config import chosen
+from video_infinity.context.ablation import Ablation
+from video_infinity.context.install import Layers, installed
 from video_infinity.context.layers import ClipContext
-from video_infinity.context.workspace import Workspace
 from video_infinity.methods.base import DenoiseJob
-from video_infinity.sampling import guide, initial_sigma, scale_input, scheduler_step
+from video_infinity.methods.loop import context_of, denoise_stepwise, predict_guided
+from video_infinity.peers import CUTS
+from video_infinity.windows import even_spans
 
 
 def denoise_clip_parallel(job: DenoiseJob) -> Iterator[torch.Tensor]:
-    """Denoise this rank's clip while the temporal layers exchange context with the others."""
-    workspace = Workspace.of(job.adapter.device.type)
-    context = ClipContext(job.comm, job.plan, job.texts[0], job.schedule, workspace)
-    return denoise_with(job, context)
+    """Denoise this rank's clip while the temporal layers exchange context with the others.
+
+    Without those parts of the exchange that the request leaves out, as an ablation.
+    """
+    cut = set(CUTS).intersection(job.how.parts_left_out)
+    layers = None
+    if cut:
+        clips = even_spans(job.num_frames, chosen(job.how.window_frames))
+        layers = Ablation.of(cut, clips, job.clip).layers()
+    return denoise_with(job, context_of(job), layers)
 
 
-@torch.inference_mode()
-def denoise_with(job: DenoiseJob, context: ClipContext) -> Iterator[torch.Tensor]:
+def denoise_with(
+    job: DenoiseJob, context: ClipContext, layers: Layers | None = None
+) -> Iterator[torch.Tensor]:
     """Denoise this rank's clip with what `context` brings to the layers that look over time."""
-    scheduler, adapter = job.scheduler, job.adapter
-    wide = torch.promote_types(adapter.dtype, torch.float32)
-    z_1CFHW = job.begun_1CFHW
-    if z_1CFHW is None:
-        z_1CFHW = job.noise_1CFHW.to(adapter.device, wide) * initial_sigma(scheduler)
-    with installed(adapter.sites(), context):
-        for step in range(job.first_step, len(scheduler.timesteps)):
-            timestep = scheduler.timesteps[step]
-            noise_level = float(timestep)
-            with context.at(noise_level, step):
-                predicted = _predict(job, context, z_1CFHW, timestep)
-            z_1CFHW = scheduler_step(
-                scheduler,
-                guide(predicted, job.guidance.at(noise_level)),
-                timestep,
-                z_1CFHW,
-                seed=job.seed,
-                frames=job.clip.frames,
-                step=step,
-            )
-            yield z_1CFHW
 
+    def predict(z_1CFHW: torch.Tensor, timestep: torch.Tensor, step: int) -> torch.Tensor:
+        with context.at(float(timestep), step):
+            return predict_guided(job, context, z_1CFHW, timestep, job.texts)
 
-def _predict(
-    job: DenoiseJob, context: ClipContext, z_1CFHW: torch.Tensor, timestep: torch.Tensor
-) -> torch.Tensor:
-    """Predictions [B, C, F, H, W] of all branches, whichever rank and pass they come from."""
-    parts = []
-    for text in job.texts:
-        context.text = text
-        z_BCFHW = z_1CFHW.expand(text.num_branches, -1, -1, -1, -1)
-        z_BCFHW = scale_input(job.scheduler, z_BCFHW, timestep)
-        parts.append(job.adapter.denoise(z_BCFHW, timestep, text))
-    rows, pending = job.branches.gather(parts[0] if len(parts) == 1 else torch.cat(parts))
-    pending.wait()
-    return rows.flatten(0, 1)
+    with installed(job.adapter.sites(), context, layers):
+        yield from denoise_stepwise(job, predict)

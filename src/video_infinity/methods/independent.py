@@ -1,22 +1,23 @@
-"""Every clip a whole video of its own: no exchange. The lower bound of time, and of coherence."""
+"""Every clip a whole video of its own: no exchange. The lower bound of time, and of coherence.
+
+The timeline is cut into as few clips of `window_frames` at most as it takes, alike in length, each
+of which the unmodified model makes. So the length of a clip is the request's, and ranks do not
+show. Where the first latent frame means something of its own (Wan), only the video's first one is
+decoded as such.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 
-from video_infinity.comm import SingleCommunicator
+from video_infinity.config import chosen
 from video_infinity.methods.base import DenoiseJob
-from video_infinity.methods.clip_parallel import denoise_clip_parallel
-from video_infinity.plan import Clip, Plan
+from video_infinity.methods.shared_windows import denoise_in_windows
+from video_infinity.windows import even_spans
 
 
 def denoise_independent(job: DenoiseJob) -> Iterator[torch.Tensor]:
-    """Denoise this rank's clip with its own ends, moments and global frames.
-
-    The one method whose video depends on how the timeline is shared out.
-    """
-    alone = Plan((Clip(0, len(job.clip)),), job.plan.scopes)
-    yield from denoise_clip_parallel(replace(job, comm=SingleCommunicator(), plan=alone))
+    """Denoise this rank's clips, one after the other at every step."""
+    return denoise_in_windows(job, even_spans(job.num_frames, chosen(job.how.window_frames)))
