@@ -145,7 +145,7 @@ def test_a_full_disk_under_an_output(
 
 def as_mp4(frames: Path, path: Path) -> bytes:
     """The file that the same frames make: the encoder gives the same bytes for them."""
-    with open_sink(path, fps=FPS, width=32, height=32, overwrite=False) as sink:
+    with open_sink(path, fps=FPS, width=16, height=16, overwrite=False) as sink:
         sink.write(read_pngs(frames))
     return path.read_bytes()
 
