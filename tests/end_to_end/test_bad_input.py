@@ -460,7 +460,7 @@ PROCESSES: dict[str, tuple[Case, list[str]]] = {
     "weights that do not fit": ((misfit, ("unet", "fit the config")), ["--nproc-per-node", "2"]),
     "text encoder that does not compute": (
         (mute, ("the text encoder of", "RuntimeError", "fetch or save the model again")),
-        ["--nproc-per-node", "2"],
+        ["--nproc-per-node", "2", "--max-restarts", "2"],  # a mistake is not tried again
     ),
 }
 
