@@ -48,6 +48,11 @@ def api_world(device: torch.device, timeout_s: float) -> Communicator:
         return present_world(device, timeout_s)
     if not in_torchrun():
         return SingleCommunicator()
+    # Its functions have the group that there is when they are first imported as a default, and
+    # diffusers imports them. A group that is kept has threads that live on after it was left, and
+    # abort a process whose interpreter ends (pytorch/pytorch#190489).
+    import torch.distributed.nn.functional  # noqa: F401
+
     stack = ExitStack()
     comm = stack.enter_context(joined_world(device, timeout_s))
     atexit.register(stack.close)

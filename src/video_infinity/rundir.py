@@ -13,7 +13,6 @@ Everything that is read back is JSON or safetensors, and stays inside of the dir
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -27,7 +26,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from video_infinity import lock
 from video_infinity.errors import OutputError, ResumeError, RunError
+from video_infinity.notes import read_note, write_note
 from video_infinity.sealed import read_sealed, write_sealed
 
 FORMAT = 1
@@ -138,34 +139,16 @@ class RunDir:
             ) from error
 
     def _take_lock(self) -> None:
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
+        self._lock = lock.take(self.path / "lock")
+        if self._lock is None:
             raise ResumeError(
                 f"{self.path} is in use by a run that goes on; wait for it, or end it with "
                 f"video-infinity cancel {self.path}"
-            ) from None
-        except OSError:
-            pass  # a network file system without locks
-        self._lock = descriptor
+            )
 
     def is_led(self) -> bool:
         """Whether a process leads the run now."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        finally:
-            os.close(descriptor)
-        return False
+        return lock.is_held(self.path / "lock")
 
     def _empty(self) -> None:
         """Remove what is ours; a video that somebody put here stays."""
@@ -231,11 +214,11 @@ class RunDir:
         """Say which process a rank is."""
         entry = {"rank": rank, "pid": os.getpid(), "host": socket.gethostname()}
         with suppress(OSError):
-            _write(self._ranks / f"rank-{rank}.json", entry)
+            write_note(self._ranks / f"rank-{rank}.json", entry)
 
     def ranks(self) -> dict[int, dict[str, Any]]:
         """What the ranks published, by rank."""
-        entries = [_read(file) for file in sorted(self._ranks.glob("rank-*.json"))]
+        entries = [read_note(file) for file in sorted(self._ranks.glob("rank-*.json"))]
         kinds = {"rank": int, "pid": int, "host": str}
         return {
             entry["rank"]: entry
@@ -252,19 +235,19 @@ class RunDir:
 
         by  "signal" or "cancel"
         """
-        _write(self._stop, {"by": by, "time": time.time()})
+        write_note(self._stop, {"by": by, "time": time.time()})
 
     def asked_to_stop(self) -> str | None:
         """By what the run was asked to end, if it was."""
-        return str(_read(self._stop).get("by", "signal")) if self._stop.exists() else None
+        return str(read_note(self._stop).get("by", "signal")) if self._stop.exists() else None
 
     def obey(self, by: str) -> None:
         """Note that the run has ended because it was asked to. Raises OSError."""
-        _write(self._stop, {"by": by, "time": time.time(), "obeyed": True})
+        write_note(self._stop, {"by": by, "time": time.time(), "obeyed": True})
 
     def obeyed(self) -> str | None:
         """By what the run was ended, if it was."""
-        note = _read(self._stop)
+        note = read_note(self._stop)
         return str(note.get("by", "signal")) if note.get("obeyed") is True else None
 
     def tell(self, event: str, **data: Any) -> None:
@@ -283,14 +266,14 @@ class RunDir:
             self._known |= {"phase": data["name"]} if event == "phase" else {"event": event, **data}
         self._written = now
         with suppress(OSError):
-            _write(self._status, self._known | {"time": now})
+            write_note(self._status, self._known | {"time": now})
             if frequent is None:
                 with self._log.open("a", encoding="utf-8") as log:
                     log.write(json.dumps({"time": round(now, 3), "event": event, **data}) + "\n")
 
     def status(self) -> dict[str, Any]:
         """What was last told."""
-        return _read(self._status)
+        return read_note(self._status)
 
     def is_finished(self) -> bool:
         """Whether the video is in its place: the very file that the run made ready."""
@@ -301,23 +284,3 @@ class RunDir:
             return bool(os.stat(made["path"]).st_ino == made.get("inode"))
         except (OSError, ValueError):
             return False
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    """Whole or not at all. Does not wait for the disk: no run outlives a crash of its machine."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(json.dumps(value) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return loaded if isinstance(loaded, dict) else {}

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -76,8 +77,15 @@ def denoise(
     run_dir: RunDir | None = None,
     stop_after: int | None = None,
     parallel: str | None = None,
+    *,
+    blind: int | None = None,
+    warnings: list[str] | None = None,
 ) -> torch.Tensor | None:
-    """The whole video's final latents; None if the run was stopped."""
+    """The whole video's final latents; None if the run was stopped.
+
+    blind     a rank whose machine has no such directory
+    warnings  takes what rank 0 is warned of
+    """
     module, case = CASES[name]
 
     def work(comm: Communicator, adapter: Adapter) -> torch.Tensor | None:
@@ -90,11 +98,13 @@ def denoise(
             if comm.rank == 0 and event == "step" and data["step"] == stop_after:
                 assert run_dir is not None
                 run_dir.ask_to_stop("signal")
+            if comm.rank == 0 and event == "warning" and warnings is not None:
+                warnings.append(data["message"])
 
         keeper = None
         if run_dir is not None:
-            mine = RunDir(run_dir.path)
-            keeper = Keeper(mine, mine.read_manifest()["run"], comm, Cadence.parse(2), observer)
+            mine = RunDir(run_dir.path / "nowhere" if comm.rank == blind else run_dir.path)
+            keeper = Keeper(mine, run_dir.read_manifest()["run"], comm, Cadence.parse(2), observer)
         plan = make_plan(request, adapter.facts, comm.size)
         run = ClipRun(request, adapter, comm, plan, observer, keeper)
         try:
@@ -226,3 +236,32 @@ def test_when_none_is_whole_it_begins_anew(run_dir: RunDir, tmp_path: Path) -> N
     resumed = denoise(MULTISTEP, 2, run_dir)
     assert whole is not None and resumed is not None
     assert torch.equal(resumed, whole)
+
+
+def test_machines_that_do_not_share_the_directory_make_no_checkpoints(run_dir: RunDir) -> None:
+    whole, warnings = undisturbed(MULTISTEP, 2), list[str]()
+    made = denoise(MULTISTEP, 2, run_dir, blind=1, warnings=warnings)
+    assert whole is not None and made is not None
+    assert torch.equal(made, whole)
+    (line,) = warnings
+    assert line.startswith("rank 1 does not see ") and "name a --run-dir that all" in line
+    assert whole_looking(run_dir.checkpoints) == []
+
+
+def test_a_scheduler_that_cannot_be_saved_makes_no_checkpoints(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, warnings = undisturbed(MULTISTEP, 2), list[str]()
+    step = diffusers.UniPCMultistepScheduler.step
+
+    def remembering(self: Any, *args: Any, **options: Any) -> Any:
+        self.memo = object()
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(diffusers.UniPCMultistepScheduler, "step", remembering)
+    made = denoise(MULTISTEP, 2, run_dir, warnings=warnings)
+    assert whole is not None and made is not None
+    assert torch.equal(made, whole)
+    (line,) = warnings
+    assert "UniPCMultistepScheduler.memo holds a object, which cannot be saved" in line
+    assert whole_looking(run_dir.checkpoints) == []

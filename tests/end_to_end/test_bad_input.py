@@ -174,6 +174,14 @@ CASES: dict[str, Case] = {
         spoilt("unet/config.json", replace_json(_class_name="MysteryModel")),
         ("MysteryModel", "UNet3DConditionModel"),
     ),
+    "text of another model": (
+        spoilt("text_encoder/config.json", replace_json(hidden_size=24)),
+        ("text_encoder writes 24 channels", "unet reads 16", "a --unet that goes with it"),
+    ),
+    "autoencoder of another model": (
+        spoilt("vae/config.json", replace_json(latent_channels=8)),
+        ("latents of 4 channels", "autoencoder reads 8", "a --unet that goes with it"),
+    ),
     "no tokenizer": (spoilt("tokenizer", shutil.rmtree), ("no tokenizer", "diffusers format")),
     "revision of a directory": (["a", "--revision", "v2"], ("--revision v2", "directory")),
     "no denoiser": (empty_directory("--unet"), ("empty", "config.json", "diffusers format")),
@@ -444,10 +452,19 @@ def misfit(bench: Bench) -> list[Any]:
     return spoilt("unet/config.json", replace_json(block_out_channels=[16, 48]))(bench)
 
 
+def mute(bench: Bench) -> list[Any]:
+    """A text encoder that loads; PyTorch refuses its shapes once it reads."""
+    return spoilt("text_encoder/config.json", replace_json(num_attention_heads=-1))(bench)
+
+
 PROCESSES: dict[str, tuple[Case, list[str]]] = {
     "wrong number": (CASES["frames in words"], []),
     "existing output": (CASES["output is there"], ["--nproc-per-node", "2"]),
     "weights that do not fit": ((misfit, ("unet", "fit the config")), ["--nproc-per-node", "2"]),
+    "text encoder that does not compute": (
+        (mute, ("the text encoder of", "RuntimeError", "fetch or save the model again")),
+        ["--nproc-per-node", "2", "--max-restarts", "2"],  # a mistake is not tried again
+    ),
 }
 
 

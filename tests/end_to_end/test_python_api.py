@@ -123,6 +123,37 @@ def test_the_example_by_python_and_under_torchrun(tiny_model: Path, tmp_path: Pa
     assert len(one) == 7 and np.abs(one.astype(int) - two).max() <= 1
 
 
+LEAVES_THE_WORLD = """
+import atexit, os, sys
+from pathlib import Path
+
+def tell():
+    threads = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    Path("threads-" + os.environ["RANK"]).write_text(" ".join(threads))
+
+atexit.register(tell)  # before ours, and so called after it
+from video_infinity import VideoInfinityPipeline
+
+pipe = VideoInfinityPipeline.from_pretrained(sys.argv[1])
+pipe("a b", num_frames=4, num_inference_steps=1)
+assert any("gloo" in file.read_text() for file in Path("/proc/self/task").glob("*/comm"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_script_that_ends_has_no_thread_of_its_world(tiny_model: Path, tmp_path: Path) -> None:
+    """One that still let go of a tensor would abort the process: PyTorch takes the interpreter."""
+    script = tmp_path / "ends.py"
+    script.write_text(LEAVES_THE_WORLD)
+    finished = program.run(
+        script, tiny_model, cwd=tmp_path, program=[*TORCHRUN, "--nproc-per-node=2"]
+    )
+    assert finished.returncode == 0, finished.stderr
+    for rank in (0, 1):
+        threads = (tmp_path / f"threads-{rank}").read_text()
+        assert "python" in threads and "gloo" not in threads
+
+
 SLOW_TO_SAVE = """
 import os, sys, time
 from pathlib import Path

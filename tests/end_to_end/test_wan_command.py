@@ -326,6 +326,10 @@ CASES: dict[str, Case] = {
         spoilt("text_encoder/model.safetensors", Path.unlink),
         ("text_encoder", "no safetensors weights"),
     ),
+    "text of another model": (
+        spoilt("text_encoder/config.json", replace_json(d_model=24)),
+        ("text_encoder writes 24 channels", "transformer reads 16"),
+    ),
     "no tokenizer": (spoilt("tokenizer", shutil.rmtree), ("no tokenizer", "diffusers format")),
     "config with a hole": (
         spoilt("vae/config.json", drop_key("z_dim")),

@@ -18,7 +18,7 @@ from tests.faults.injected import fired_at, injected
 PROMPT = "a b c"
 STEPS = 6
 SETTINGS = [
-    *("--num-frames", "13", "--height", "32", "--width", "32", "--guidance-scale", "3"),
+    *("--num-frames", "13", "--height", "16", "--width", "16", "--guidance-scale", "3"),
     *("--num-inference-steps", str(STEPS), "--local-frames", "2", "--global-frames", "3"),
     *("--checkpoint-every", "2", "--save-latents", "z.safetensors", "--output", "v", "--quiet"),
 ]

@@ -165,10 +165,7 @@ def test_torchrun_starts_it_again_where_it_was(model: Path, whole: Path, here: P
 
 # Twenty of one run
 
-MANY_STEPS = (
-    *("--num-inference-steps", "200", "--checkpoint-every", "1"),
-    *("--num-frames", "5", "--height", "16", "--width", "16"),
-)
+MANY_STEPS = ("--num-inference-steps", "200", "--checkpoint-every", "1", "--num-frames", "5")
 NUM_KILLS = 20
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.tiny import (
     tiny_unet,
 )
 from video_infinity.adapters import inspect_model, load_model, trace_model
-from video_infinity.adapters.components import prefer_channels_last
+from video_infinity.adapters.components import prefer_channels_last, reading_text
 from video_infinity.adapters.lora import merge_lora
 from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import SingleCommunicator
@@ -270,3 +271,32 @@ def test_a_pipeline_of_another_family_is_refused() -> None:
 
     with pytest.raises(ModelError, match="a pipeline with a Linear cannot be driven"):
         adapter_of(Other())
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda: torch.ones(2, 3) @ torch.ones(2, 3),
+        lambda: torch.ones(2)[torch.tensor(9)],
+        lambda: torch.ones(2, 3).view(4),
+    ],
+)
+def test_a_text_encoder_that_does_not_fit_its_tokenizer_is_the_models_fault(refuse: Any) -> None:
+    says = r"the text encoder of x .* fetch or save the model again"
+    with pytest.raises(ModelError, match=says), reading_text("x"):
+        refuse()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_what_a_device_says_while_it_reads_text_is_not(error: Exception) -> None:
+    with pytest.raises(type(error), match=re.escape(str(error))) as caught, reading_text("x"):
+        raise error
+    assert caught.value is error

@@ -92,15 +92,27 @@ def load_tokenizer(directory: Path, max_length: int | None = None) -> Any:
 
 @contextmanager
 def reading_text(name: str) -> Iterator[None]:
-    """Text encoders that load and then do not compute have configs that were spoilt."""
+    """Text encoders that load and then do not compute have configs that were spoilt.
+
+    Raises ModelError for those; what a device says of itself goes through.
+    """
     try:
         yield
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _refuses_its_input(error):
+            raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ModelError(
             f"the text encoder of {name} does not read what its tokenizer writes ({reason}); fetch "
             "or save the model again"
         ) from error
+
+
+def _refuses_its_input(error: RuntimeError) -> bool:
+    """Whether PyTorch says so of shapes or types: it has classes of their own for most that a
+    device says, and tells of the CPU's memory, and of CUDA's libraries, in words."""
+    of_a_device = ("allocate memory", "CUDA", "cuDNN")
+    return type(error) is RuntimeError and not any(word in str(error) for word in of_a_device)
 
 
 def place(module: Any, device: torch.device, *, offload: bool) -> None:

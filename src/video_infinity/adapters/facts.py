@@ -28,6 +28,23 @@ def check_parts(files: ModelFiles, denoisers: Sequence[Path]) -> None:
         raise ModelError(f"{files.base} has no tokenizer: it is not a model in diffusers format")
 
 
+def check_text(files: ModelFiles, wanted: object, key: str) -> None:
+    """Raise ModelError if what the text encoder writes is not what the denoiser reads.
+
+    wanted  channels that the denoiser's config names
+    key     of the text encoder's config
+    Configs may leave out what their library takes by itself: then loading has to tell.
+    """
+    text_encoder = files.base / "text_encoder"
+    written = read_json(text_encoder / "config.json").get(key)
+    if None not in (written, wanted) and written != wanted:
+        raise ModelError(
+            f"{text_encoder} writes {shown(written)} channels and {files.denoiser} reads "
+            f"{shown(wanted)}: they are of different models; fetch the whole model again, or "
+            "name a --unet that goes with it"
+        )
+
+
 def from_configs(files: ModelFiles, facts: Callable[[dict[str, Any]], ModelFacts]) -> ModelFacts:
     """The facts that a family reads from configs, with those of its presets on top.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from video_infinity.adapters.base import ModelFacts
-from video_infinity.adapters.facts import check_parts, from_configs, with_extra
+from video_infinity.adapters.facts import check_parts, check_text, from_configs, with_extra
 from video_infinity.adapters.files import read_json
 from video_infinity.adapters.registry import ModelFiles
 from video_infinity.config import ModelDefaults, ModelSpec
@@ -67,6 +67,7 @@ def inspect(files: ModelFiles, spec: ModelSpec) -> ModelFacts:
             f"{VAE_CLASS}"
         )
     denoiser = read_json(files.denoiser / "config.json")
+    check_text(files, denoiser.get("text_dim"), "d_model")
     scheduler = read_json(files.base / "scheduler" / "scheduler_config.json")
     return from_configs(
         files,
