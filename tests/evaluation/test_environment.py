@@ -111,7 +111,9 @@ def test_formulas_that_want_weights_are_vbenchs_with_a_network_of_ours(
     field = rng.normal(0, 2, (40, 60, 2)).astype(np.float32)
     np.save(tmp_path / "flow.npy", field)
     cases = [
-        (rng.uniform(0, 12, n).tolist(), side) for n in (1, 2, 9, 15, 40) for side in (64, 256)
+        (rng.uniform(0, 8 * side / 256, n).tolist(), side)
+        for n in (1, 2, 3, 5, 9, 15, 24, 40)
+        for side in (64, 240, 512)
     ]
     script = tmp_path / "script.py"
     script.write_text(IN_VBENCH)
