@@ -125,18 +125,17 @@ def _check_outputs(json_path: str, plot_path: str, overwrite: bool) -> None:
 
 def _read_report(path: Path) -> dict[str, Any]:
     """Borders in pixel frames, and the prompt if there is one alone, of a report of `generate`."""
+    from video_infinity_evaluation.report import clip_borders
+
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        latent, pixel = int(report["num_latent_frames"]), int(report["num_frames"])
-        starts = [int(start) for start, _ in report["clips"]][1:]
+        borders = clip_borders(report)
         prompts = [str(entry["prompt"]) for entry in report["timeline"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         cause = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise EvaluationError(
             f"--run-report {path} is no report of `generate` ({cause}); name its --report file"
         ) from error
-    ratio = 1 if latent == pixel else max(1, round((pixel - 1) / max(1, latent - 1)))
-    borders = [start if ratio == 1 else 1 + ratio * (start - 1) for start in starts]
     return {"borders": borders, "prompt": prompts[0] if len(prompts) == 1 else None}
 
 
