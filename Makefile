@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo test test-slow test-faults fuzz check lint types imports train bench bench-long \
-  bench-gpu bench-scaling bench-page clean
+  bench-gpu bench-scaling bench-page report report-small clean
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV) || ( $(PYTHON) -m venv --clear --without-pip $(VENV) \
@@ -73,6 +73,14 @@ bench-scaling: $(VENV)/.dev
 
 bench-page: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.page
+
+report: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.quality --prompts 10 --num-frames 64 --page docs/results.md
+
+# A few videos, to see that all of it works.
+report-small: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.quality --prompts 2 --num-frames 32 --ranks 2 --steps 10 \
+	  --out out/quality-small
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -200,6 +200,15 @@ def models() -> Call:
     return _call("models", {})
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def evaluate(context: typer.Context) -> Call:
+    """Measure the quality of any video. Needs the extra `evaluate`."""
+    return Call("evaluate", {"argv": context.args})
+
+
 def main() -> None:
     """The program `video-infinity`.
 
@@ -236,7 +245,19 @@ def run(argv: Sequence[str]) -> int:
         return report_error(error)
 
 
+def _plugged_in(command: str) -> Callable[[Sequence[str]], None]:
+    """What carries out a command that lives outside the core. Raises ConfigError if none does."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="video_infinity.commands", name=command):
+        found: Callable[[Sequence[str]], None] = entry.load()
+        return found
+    raise ConfigError(f"{command} is not installed here; pip install 'video-infinity[{command}]'")
+
+
 def _carry_out(call: Call) -> None:
+    if call.command == "evaluate":
+        return _plugged_in("evaluate")(call.options["argv"])
     if call.command == "models":
         from video_infinity.command import run_models
 
