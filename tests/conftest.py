@@ -1,6 +1,7 @@
 """For all tests: one thread a rank, so that ranks do not wait for each other's thread pools."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -12,6 +13,8 @@ from diffusers.utils import logging
 
 from tests.tiny import save_tiny_model
 
+# Tests that a shell has started in the background ignore it, and so would what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 logging.set_verbosity_error()
 
