@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -121,9 +122,10 @@ def look_measures(seen: Pass) -> list[Measure]:
 
 def feature_distance(features_FD: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """1 - cosine of neighbours, for each pair."""
-    unit_FD = np.asarray(features_FD, np.float64)
-    unit_FD = unit_FD / np.maximum(np.linalg.norm(unit_FD, axis=1, keepdims=True), length.TINY)
-    return np.asarray(1 - (unit_FD[1:] * unit_FD[:-1]).sum(1))
+    dots = partial(np.einsum, "pd,pd->p", dtype=np.float64)  # wide sums without a wide copy
+    norm_F = np.maximum(np.sqrt(dots(features_FD, features_FD)), length.TINY)
+    cosine_P = dots(features_FD[1:], features_FD[:-1]) / (norm_F[1:] * norm_F[:-1])
+    return np.asarray(1 - cosine_P)
 
 
 def series(

@@ -90,13 +90,13 @@ def turn(features_FD: npt.NDArray[np.floating], window: int) -> tuple[float, flo
 
 def window_means(values_FD: npt.NDArray[np.floating], window: int) -> npt.NDArray[np.float64]:
     """Means over frames [0, window), [window, 2 window), ... and over the last `window` frames."""
-    values_FD = np.asarray(values_FD, np.float64)
     whole = len(values_FD) // window
     if not whole:
         return np.empty((0, *values_FD.shape[1:]))
-    means = [values_FD[k * window : (k + 1) * window].mean(0) for k in range(whole)]
+    starts = [k * window for k in range(whole)]
     if len(values_FD) % window:
-        means.append(values_FD[-window:].mean(0))
+        starts.append(len(values_FD) - window)
+    means = [values_FD[start : start + window].mean(0, dtype=np.float64) for start in starts]
     return np.stack(means)
 
 
@@ -107,15 +107,16 @@ def autocorrelation(features_FD: npt.NDArray[np.floating]) -> npt.NDArray[np.flo
     energies of the two parts that overlap, so that a long lag is no smaller for having few pairs.
     F log F operations, by the Fourier transform.
     """
-    centred_FD = np.asarray(features_FD, np.float64)
-    centred_FD = centred_FD - centred_FD.mean(0)
-    num_frames = len(centred_FD)
+    num_frames = len(features_FD)
     size, lags = 2 * num_frames, num_frames // 2 + 1
-    product_L = np.zeros(lags)
-    for column in range(0, centred_FD.shape[1], 64):  # a few at a time, for memory
-        spectrum = np.fft.rfft(centred_FD[:, column : column + 64], size, axis=0)
+    product_L, energy_F = np.zeros(lags), np.zeros(num_frames)
+    for column in range(0, features_FD.shape[1], 64):  # a few at a time, for memory
+        part_FD = np.asarray(features_FD[:, column : column + 64], np.float64)
+        part_FD = part_FD - part_FD.mean(0)
+        spectrum = np.fft.rfft(part_FD, size, axis=0)
         product_L += np.fft.irfft((np.abs(spectrum) ** 2).sum(1), size)[:lags]
-    energy_F = np.cumsum((centred_FD**2).sum(1))
+        energy_F += (part_FD**2).sum(1)
+    energy_F = np.cumsum(energy_F)
     head_L = energy_F[num_frames - 1 - np.arange(lags)]
     tail_L = energy_F[-1] - np.concatenate([[0.0], energy_F[: lags - 1]])
     scale_L = np.sqrt(head_L * tail_L)

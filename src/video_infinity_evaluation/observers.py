@@ -178,8 +178,15 @@ class Contents:
 
     @property
     def subject_FD(self) -> npt.NDArray[np.float32]:
-        return np.concatenate(self._subjects)
+        return _joined(self._subjects)
 
     @property
     def scene_FD(self) -> npt.NDArray[np.float32]:
-        return np.concatenate(self._scenes)
+        return _joined(self._scenes)
+
+
+def _joined(parts: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """All rows, kept in one piece from then on."""
+    if len(parts) > 1:
+        parts[:] = [np.concatenate(parts)]
+    return parts[0]

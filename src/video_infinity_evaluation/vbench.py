@@ -49,11 +49,18 @@ def consistency_parts(features_FD: npt.NDArray[np.floating]) -> npt.NDArray[np.f
 
     The consistency of subject (DINO) or background (CLIP) is the mean over both and all frames.
     """
-    unit_FD = np.asarray(features_FD, np.float64)
-    unit_FD = unit_FD / np.maximum(np.linalg.norm(unit_FD, axis=1, keepdims=True), 1e-12)
-    before_P = (unit_FD[1:] * unit_FD[:-1]).sum(1)
-    first_P = unit_FD[1:] @ unit_FD[0]
-    return np.asarray(np.maximum(np.stack([before_P, first_P], 1), 0.0))
+    parts_P2 = np.empty((len(features_FD) - 1, 2))
+    first_D = before_D = _unit(features_FD[0])
+    for pair, feature_D in enumerate(features_FD[1:]):  # one by one, for memory
+        unit_D = _unit(feature_D)
+        parts_P2[pair] = unit_D @ before_D, unit_D @ first_D
+        before_D = unit_D
+    return np.asarray(np.maximum(parts_P2, 0.0))
+
+
+def _unit(feature_D: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    wide_D = np.asarray(feature_D, np.float64)
+    return np.asarray(wide_D / max(float(np.linalg.norm(wide_D)), 1e-12))
 
 
 def consistency(features_FD: npt.NDArray[np.floating]) -> float:
