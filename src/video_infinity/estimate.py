@@ -2,8 +2,8 @@
 
 The bytes are the formula of the exchange and equal what a run measures (at its first step, if the
 global context rotates, or a method goes chunk by chunk; None is not known). The memory is what the
-tensors of one pass take at the widest point, from shapes alone, without an allocator's or a
-kernel's own.
+tensors of one pass take at the widest point, from shapes alone, without a kernel's own; on a CPU
+with what the allocator keeps and the wire holds.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 from video_infinity.adapters import ModelFacts, trace_model
 from video_infinity.adapters.footprint import Footprint, Workload
+from video_infinity.comm.shared import held_bytes
 from video_infinity.config import Request, chosen
 from video_infinity.engine import make_plan
 from video_infinity.memory import device_memory_bytes
@@ -56,6 +57,7 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
     peaks = dict(zip(loads, footprint.peak_bytes, strict=True))
     predicted_bytes = math.prod(facts.latent_shape_CHW(*size)) * own_branches * value_bytes
     weights_bytes = footprint.num_weights * value_bytes
+    wire_bytes = held_bytes(num_ranks) if request.model.device == "cpu" else 0
     how = request.how
     return {
         "model": facts.name,
@@ -83,7 +85,7 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
         "weights_bytes": weights_bytes,
         "text_encoder_bytes": footprint.num_text_weights * value_bytes,
         "expected_memory_bytes": [
-            peaks[_kind(*passes[mesh.clip_of(rank)])] for rank in range(num_ranks)
+            peaks[_kind(*passes[mesh.clip_of(rank)])] + wire_bytes for rank in range(num_ranks)
         ],
         "longest_num_frames": _longest(request, facts, mesh, peaks, weights_bytes),
         "bytes_received_per_step": [

@@ -259,5 +259,10 @@ def over_shared_memory(comm: Communicator, timeout_s: float) -> Communicator:
     return SharedCommunicator(comm, segments, timeout_s)
 
 
+def held_bytes(size: int) -> int:
+    """What one of `size` ranks sees of rings, at most: its own, and those that lead to it."""
+    return 2 * (size - 1) * _ring_bytes(size) if size > 1 and _is_served() else 0
+
+
 def _is_served() -> bool:
     return sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
