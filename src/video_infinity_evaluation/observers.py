@@ -165,8 +165,7 @@ class Contents:
 
     def __init__(self, subject: Features, scene: Features | None = None) -> None:
         self._subject, self._scene = subject, scene
-        self._subjects: list[npt.NDArray[np.float32]] = []
-        self._scenes: list[npt.NDArray[np.float32]] = []
+        self._subjects, self._scenes = _Rows(), _Rows()
 
     def see_all(self, frames: Sequence[Frame]) -> None:
         """Take the next frames."""
@@ -178,15 +177,31 @@ class Contents:
 
     @property
     def subject_FD(self) -> npt.NDArray[np.float32]:
-        return _joined(self._subjects)
+        return self._subjects.rows()
 
     @property
     def scene_FD(self) -> npt.NDArray[np.float32]:
-        return _joined(self._scenes)
+        return self._scenes.rows()
 
 
-def _joined(parts: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """All rows, kept in one piece from then on."""
-    if len(parts) > 1:
-        parts[:] = [np.concatenate(parts)]
-    return parts[0]
+class _Rows:
+    """Vectors that come a few at a time, copied into one block that doubles when it is full.
+
+    Kept where a network left them, they would pin the pages of its large tensors around them.
+    """
+
+    def __init__(self) -> None:
+        self._block_RD, self._count = np.empty((0, 0), np.float32), 0
+
+    def append(self, rows_BD: npt.NDArray[np.float32]) -> None:
+        wanted = self._count + len(rows_BD)
+        if wanted > len(self._block_RD):
+            block_RD = np.empty((max(256, 2 * wanted), rows_BD.shape[1]), np.float32)
+            if self._count:
+                block_RD[: self._count] = self._block_RD[: self._count]
+            self._block_RD = block_RD
+        self._block_RD[self._count : wanted] = rows_BD
+        self._count = wanted
+
+    def rows(self) -> npt.NDArray[np.float32]:
+        return self._block_RD[: self._count]
