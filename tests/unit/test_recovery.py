@@ -17,7 +17,6 @@ from video_infinity.errors import ResumeError
 from video_infinity.options import read_request
 from video_infinity.preflight import prepare
 from video_infinity.recovery import (
-    check_ranks,
     check_request,
     check_same,
     manifest_of,
@@ -78,16 +77,6 @@ def test_another_request_is_refused(request_: Request, manifest: dict[str, Any])
     other = replace(request_, timeline=PromptTimeline.single("b"))
     with pytest.raises(ResumeError, match="the prompts differ"):
         check_request(manifest, other)
-
-
-def test_clips_without_exchange_need_as_many_ranks(
-    request_: Request, manifest: dict[str, Any]
-) -> None:
-    check_ranks(manifest, request_, 3)
-    alone = replace(request_, run=replace(request_.run, method="independent"))
-    check_ranks(manifest, alone, 2)
-    with pytest.raises(ResumeError, match="resume with --nproc-per-node 2"):
-        check_ranks(manifest, alone, 3)
 
 
 def test_other_versions_are_told_of(manifest: dict[str, Any]) -> None:
