@@ -126,12 +126,15 @@ def test_where_one_rank_cannot_none_does(monkeypatch: pytest.MonkeyPatch) -> Non
     assert run_ranks(3, work) == [True] * 3
 
 
-def test_memory_that_is_not_that_ranks_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lie", [{"token": "00" * 16}, {"network": "net:[1]"}])
+def test_memory_that_is_not_that_ranks_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, lie: dict[str, str]
+) -> None:
     make = shared._Segment.make
 
     def forged(size: int) -> tuple[shared._Segment, dict[str, object]]:
         segment, offer = make(size)
-        return segment, offer | {"token": "00" * 16}
+        return segment, offer | lie
 
     monkeypatch.setattr(shared._Segment, "make", forged)
     assert run_ranks(2, lambda comm: over_shared_memory(comm, 5) is comm) == [True, True]

@@ -26,6 +26,7 @@ from video_infinity.errors import ExchangeError
 
 RINGS_BYTES = 2 << 20
 """For all that one rank has sent and the others have not taken yet. More goes in several turns."""
+_NETWORK = "/proc/self/ns/net"
 _TOKEN_BYTES, _HEADER_BYTES, _LINE_BYTES = 16, 4096, 64
 _LOOK_S, _SLEEP_S, _ALIVE_EVERY_S = 0.01, 0.0002, 0.05
 
@@ -86,12 +87,19 @@ class _Segment:
         segment, token = cls(number, size), secrets.token_bytes(_TOKEN_BYTES)
         segment._memory[:_TOKEN_BYTES] = token
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return segment, {"pid": os.getpid(), "file": number, "token": token.hex()}
+        return segment, {
+            "pid": os.getpid(),
+            "file": number,
+            "token": token.hex(),
+            "network": os.readlink(_NETWORK),
+        }
 
     @classmethod
     def open(cls, offer: dict[str, Any], size: int) -> _Segment:
         """Another rank's. Raises OSError if it is not on this machine, or not to be seen here."""
         path = f"/proc/{int(offer['pid'])}/fd/{int(offer['file'])}"
+        if offer["network"] != os.readlink(_NETWORK):
+            raise OSError(f"{path} is in another container")
         number = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         if os.fstat(number).st_size != _segment_bytes(size):
             os.close(number)
@@ -235,8 +243,8 @@ class SharedCommunicator(Communicator):
 def over_shared_memory(comm: Communicator, timeout_s: float) -> Communicator:
     """The same ranks over shared memory, or `comm` where they cannot. All ranks call alike.
 
-    They can where all are on one Linux machine with x86 processors and may see each other's
-    open files under /proc, as processes of one user in one container do.
+    They can where all are on one Linux machine with x86 processors, in one network namespace, and
+    may see each other's open files under /proc, as processes of one user in one container do.
     """
     if comm.size == 1:
         return comm
