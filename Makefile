@@ -74,13 +74,13 @@ bench-scaling: $(VENV)/.dev
 bench-page: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.page
 
+# Hours; what is measured stays measured, and an interrupted run goes on.
 report: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.quality --prompts 10 --num-frames 64 --page docs/results.md
+	$(BIN)/python -m benchmarks.quality --out benchmarks/results/quality --page docs/results.md
 
 # A few videos, to see that all of it works.
 report-small: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.quality --prompts 2 --num-frames 32 --ranks 2 --steps 10 \
-	  --out out/quality-small
+	$(BIN)/python -m benchmarks.quality --small --steps 10 --out out/quality-small
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -6,7 +6,8 @@ whole pass of its denoiser with one branch; one thread, interleaved repeats:
     python -m benchmarks.attention --num-frames 64 128 256 512 1024 2304
 
 Masked dense computes the same as dual scope, through one [L, L] mask; full attends to every frame.
-Writes JSON and prints a table of medians.
+`--blocks` times the layer alone with other numbers of queries in a block. Writes JSON and prints a
+table of medians.
 """
 
 from __future__ import annotations
@@ -81,6 +82,30 @@ def layer_alone(length: int) -> dict[str, Callable[[], torch.Tensor]]:
     }
 
 
+def by_block(length: int, blocks: list[int], repeats: int) -> dict[int, float]:
+    """Median seconds of the layer alone for each number of queries in a block, interleaved."""
+    plan, like = plan_of(length), torch.empty(0)
+    whole = range(length)
+    cut = {
+        block: lay_out(
+            *(whole, whole, plan.local_frames, plan.global_context, ScopeBias()),
+            like=like,
+            block_frames=block,
+        )
+        for block in blocks
+    }
+    q, k, v = torch.randn(3, SEQUENCES, length, HEADS, CHANNELS).unbind()
+    seconds: dict[int, list[float]] = {block: [] for block in blocks}
+    with torch.inference_mode():
+        for turn in range(repeats + 1):
+            for block, layout in cut.items():
+                begin = time.perf_counter()
+                dual_scope_attention(q, k, v, layout)
+                if turn:
+                    seconds[block].append(time.perf_counter() - begin)
+    return {block: statistics.median(times) for block, times in seconds.items()}
+
+
 @dataclass
 class OneLayout(ClipContext):
     """A context whose attention is done in a given way."""
@@ -88,7 +113,7 @@ class OneLayout(ClipContext):
     way: str = "dual scope"
 
     def layout(self, like: torch.Tensor) -> Layout:
-        return self._once(self.way, lambda: layouts(self.plan, like)[self.way])  # type: ignore[no-any-return]
+        return self.once(self.way, lambda: layouts(self.plan, like)[self.way])  # type: ignore[no-any-return]
 
 
 def whole_step(adapter: Any, length: int) -> dict[str, Callable[[], torch.Tensor]]:
@@ -130,6 +155,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--step-repeats", type=int, default=2)
     parser.add_argument("--longest-step", type=int, default=1024, help="frames of a whole step")
+    parser.add_argument("--blocks", type=int, nargs="*", default=[8, 16, 32, 64])
     parser.add_argument("--out", type=Path, default=Path("out/bench/attention.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -138,9 +164,12 @@ def main() -> None:
     for length in arguments.num_frames:
         row: dict[str, Any] = {"num_frames": length}
         row["seconds"] = medians_of(layer_alone(length), arguments.repeats)
+        row["blocks"] = by_block(length, arguments.blocks, arguments.repeats)
         if length <= arguments.longest_step:
             row["step"] = medians_of(whole_step(adapter, length), arguments.step_repeats)
         rows.append(row)
+        figures = "  ".join(f"{n} {1e3 * value:.2f} ms" for n, value in row["blocks"].items())
+        print(f"{length:6} frames  queries in a block: {figures}", flush=True)
         for part in ("seconds", "step"):
             medians = row.get(part)
             if medians is None:

@@ -6,9 +6,9 @@ Runs the command itself, several times over in turn, and reads its reports:
     python -m benchmarks.growth --num-frames 2304 --ranks 2 --steps 0 --repeats 1
 
 The second is a whole video, with the model's own number of steps: what decode and writer add to
-the denoise means most there. Per row: the median over repeats and steps of seconds per frame and
-step, the peak memory per frame above the model, and what `plan` predicted. Writes JSON and prints a
-table.
+the denoise means most there. The .mp4 is decoded again and its frames are counted. Per row: the
+median over repeats and steps of seconds per frame and step, the peak memory per frame above the
+model, and what `plan` predicted. Writes JSON and prints a table.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import av
 
 from benchmarks.machine import describe
 
@@ -50,6 +52,8 @@ def generate(num_frames: int, ranks: int, steps: int, *more: str) -> dict[str, A
         )
         found: dict[str, Any] = json.loads(report.read_text())
         found["video_bytes"] = output.stat().st_size
+        with av.open(output) as video:
+            found["video_frames"] = sum(1 for _ in video.decode(video=0))
         return found
 
 
@@ -92,6 +96,8 @@ def main() -> None:
                 "seconds_per_frame_and_step": statistics.median(per_step),
                 "peak_bytes": statistics.median(peaks),
                 "predicted_bytes": max(predict(frames, ranks)),
+                "video_frames": sorted({report["video_frames"] for report in found}),
+                "video_bytes": statistics.median(report["video_bytes"] for report in found),
                 "seconds": [report["seconds"] for report in found],
                 "tail_share": statistics.median(map(tail_share, found)),
             }

@@ -46,7 +46,9 @@ PARTS = ("conv", "norm", "attention", "full")
 
 
 @contextmanager
-def _figure(columns: int, width: float = 9.6, height: float = 3.4, rows: int = 1) -> Iterator[Any]:
+def figure_of(
+    columns: int, width: float = 9.6, height: float = 3.4, rows: int = 1
+) -> Iterator[Any]:
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(
             rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
@@ -55,7 +57,7 @@ def _figure(columns: int, width: float = 9.6, height: float = 3.4, rows: int = 1
         pyplot.close(figure)
 
 
-def _svg(figure: Figure) -> str:
+def svg_of(figure: Figure) -> str:
     """The same text for the same data: no date, no random names."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
@@ -100,11 +102,14 @@ def _grouped_bars(
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def speed(medians: dict[str, float], paper: dict[str, float], predicted: dict[str, float]) -> str:
-    """Speed-up, and cost of each part over independent clips."""
-    limit = medians["independent"]
-    with _figure(2) as (figure, ((left, right),)):
-        ups = [medians["one rank"] / medians["full"], medians["one rank"] / limit]
+def speed(
+    ups: tuple[float, float],
+    costs: dict[str, float],
+    paper: dict[str, float],
+    predicted: dict[str, float],
+) -> str:
+    """Speed-up (with the exchange, and without), and cost of each part over independent clips."""
+    with figure_of(2) as (figure, ((left, right),)):
         drawn = left.bar(("all exchanged", "independent"), ups, 0.55, color=(BLUE, GREY))
         left.bar_label(drawn, [f"{value:.2f}" for value in ups], padding=2)
         _bar_line(left, 1.85, "bar 1.85")
@@ -112,9 +117,7 @@ def speed(medians: dict[str, float], paper: dict[str, float], predicted: dict[st
         left.grid(axis="x", visible=False)
         left.set_ylim(0, max(*ups, 1.85) * 1.15)
         left.margins(x=0.25)
-        bars: dict[str, Sequence[float | None]] = {
-            "measured": [medians[p] / limit - 1 if p in medians else None for p in PARTS]
-        }
+        bars: dict[str, Sequence[float | None]] = {"measured": [costs.get(part) for part in PARTS]}
         if predicted:
             bars["predicted by the model"] = [predicted.get(part) for part in PARTS]
         bars["the paper, 2 GPUs"] = [paper.get(part) for part in PARTS]
@@ -123,7 +126,7 @@ def speed(medians: dict[str, float], paper: dict[str, float], predicted: dict[st
         right.set_title("cost over independent clips")
         right.legend(loc="upper left")
         figure.get_layout_engine().set(w_pad=0.15)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def _frames_axis(ax: Axes, frames: Sequence[int], words: str = "frames") -> None:
@@ -147,7 +150,7 @@ def _ranks(number: int) -> str:
 
 def time_per_frame(rows: Sequence[dict[str, Any]]) -> str:
     """Milliseconds per frame and step, with the bar over the shortest video of each row."""
-    with _figure(1, width=6.4) as (figure, ((ax,),)):
+    with figure_of(1, width=6.4) as (figure, ((ax,),)):
         for colour, (ranks, series) in zip(COLOURS, _by_ranks(rows).items(), strict=False):
             frames = [row["num_frames"] for row in series]
             values = [1e3 * row["seconds_per_frame_and_step"] for row in series]
@@ -158,12 +161,12 @@ def time_per_frame(rows: Sequence[dict[str, Any]]) -> str:
         ax.set_ylabel("ms a frame and step")
         ax.set_title("time per frame")
         ax.legend(loc="lower left")
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def memory_per_frame(rows: Sequence[dict[str, Any]]) -> str:
     """Megabytes of a rank per frame that it holds, measured and planned."""
-    with _figure(1, width=6.4) as (figure, ((ax,),)):
+    with figure_of(1, width=6.4) as (figure, ((ax,),)):
         for colour, (ranks, series) in zip(COLOURS, _by_ranks(rows).items(), strict=False):
             frames = [row["num_frames"] for row in series]
             for key, style, words in (
@@ -177,12 +180,12 @@ def memory_per_frame(rows: Sequence[dict[str, Any]]) -> str:
         ax.set_ylabel("MB a frame")
         ax.set_title("peak memory above the model, per frame held")
         ax.legend(loc="lower left", ncols=2)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def attention(panels: dict[str, list[tuple[int, dict[str, float]]]]) -> str:
     """Seconds over frames, both logarithmic; one panel for the layer, one for the whole step."""
-    with _figure(len(panels), width=4.8 * len(panels) + 0.4, height=3.8) as (figure, (axes,)):
+    with figure_of(len(panels), width=4.8 * len(panels) + 0.4, height=3.8) as (figure, (axes,)):
         for ax, (title, rows) in zip(axes, panels.items(), strict=True):
             frames = [length for length, _ in rows]
             names = list(dict.fromkeys(name for _, seconds in rows for name in seconds))
@@ -196,7 +199,7 @@ def attention(panels: dict[str, list[tuple[int, dict[str, float]]]]) -> str:
             _frames_axis(ax, frames)
             ax.set_title(title)
             ax.legend()
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def paper_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -206,7 +209,7 @@ def paper_table(rows: Sequence[dict[str, Any]]) -> str:
         "its scheme by the model": "its scheme, by the model",
         "this engine by the model": "this engine, by the model",
     }
-    with _figure(2) as (figure, (axes,)):
+    with figure_of(2) as (figure, (axes,)):
         for ax, ranks in zip(axes, (2, 8), strict=True):
             bars: dict[str, Sequence[float | None]] = {
                 told[row["who"]]: [row[part] for part in PARTS]
@@ -218,7 +221,7 @@ def paper_table(rows: Sequence[dict[str, Any]]) -> str:
             ax.set_ylim(0, 0.33)
         axes[0].legend(loc="upper left")
         axes[0].set_ylabel("over no exchange")
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def scaling(rows: Sequence[dict[str, Any]], title: str) -> str:
@@ -226,7 +229,7 @@ def scaling(rows: Sequence[dict[str, Any]], title: str) -> str:
     models = list(dict.fromkeys(row["model"] for row in rows))
     links = list(dict.fromkeys(row["link"] for row in rows))
     styles = {"today": "-", "proposed": "--"}
-    with _figure(len(models), height=3.6) as (figure, (axes,)):
+    with figure_of(len(models), height=3.6) as (figure, (axes,)):
         for ax, model in zip(axes, models, strict=True):
             for row in rows:
                 if row["model"] != model or row["layout"] not in styles:
@@ -250,4 +253,4 @@ def scaling(rows: Sequence[dict[str, Any]], title: str) -> str:
             ncols=len(links) + 2,
         )
         axes[0].set_ylabel(title)
-        return _svg(figure)
+        return svg_of(figure)

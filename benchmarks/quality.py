@@ -1,51 +1,51 @@
-"""All methods on the embedded model, made and measured: `docs/results.md` and its contact sheet.
+"""Every method, made and measured: `docs/results.md`, its plots and its contact sheets.
 
-    python -m benchmarks.quality --methods clip-parallel independent --num-frames 64 --ranks 4
+    python -m benchmarks.quality --studies methods longest --models demo
+    python -m benchmarks.quality --studies methods --page docs/results.md --only-page
 
 The column `real` is the world's own rendering of the same prompts: what the measures say where
-nothing is wrong. An interrupted run goes on where it was.
+nothing is wrong. An interrupted run goes on where it was: what was measured is a line of
+`rows.jsonl`, and videos are needed for the contact sheets alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks import studies
 from benchmarks.machine import describe, in_words
+from benchmarks.quality_page import Shown, page, plots
+from benchmarks.studies import REAL, SMALL, STUDIES, Study
 from training import data
 from training.evaluate import balanced_scenes
 from video_infinity.destination import atomic_write_bytes
 from video_infinity.output import open_sink
-from video_infinity_evaluation.pages import contact_sheet, tables
-from video_infinity_evaluation.report import Job, Row, generate, run_jobs, video_file
+from video_infinity_evaluation.pages import contact_sheet
+from video_infinity_evaluation.report import (
+    Job,
+    Made,
+    generate,
+    read_rows,
+    run_jobs,
+    video_file,
+)
 
-REAL = "real"
-PAGE = """# What was measured of the methods
-
-Each method made every video of the same prompts and seeds with the embedded model, and
-`video-infinity evaluate` measured it. A cell is the mean over prompts (seeds of one prompt are
-averaged first), its 95 % interval (Student's t over prompts) and the number of prompts. `real` is
-the world's own rendering of the same prompts, seen through the same codec.
-[How each measure is made](evaluation.md).
-
-Consistency rewards a frozen picture: read it beside `dynamic_degree` and `motion`.
-
-Repeat: `{command}`
-
-Machine: {machine}.
-
-![{caption}](images/{sheet})
-
-*{caption}.*
-
-{tables}"""
+NUM_PROMPTS = 20
+SHEET_COLUMNS = 16
 
 
-def render_real(job: Job, path: Path) -> Sequence[int]:
+def prompts() -> list[str]:
+    """Sentences in which every word is about as frequent as the others of its kind."""
+    return [data.SCENES[i].prompt() for i in balanced_scenes(NUM_PROMPTS)]
+
+
+def render_real(job: Job, path: Path) -> Made:
     """The world's own video of a prompt, with a digit as in training."""
     scene = next(i for i, scene in enumerate(data.SCENES) if scene.prompt() == job.prompt)
     generator = torch.Generator().manual_seed(job.seed)
@@ -58,75 +58,86 @@ def render_real(job: Job, path: Path) -> Sequence[int]:
     with open_sink(path, fps=8, width=width, height=height, overwrite=True) as sink:
         sink.write(pixels)
     step = -(-job.num_frames // job.ranks)
-    return range(step, job.num_frames, step)
+    return Made(tuple(range(step, job.num_frames, step)))
 
 
-def jobs_of(arguments: argparse.Namespace) -> list[Job]:
-    """Prompt by prompt, so that an interrupted run has all methods of the first prompts."""
-    prompts = [data.SCENES[i].prompt() for i in balanced_scenes(arguments.prompts)]
-    options = ("--num-inference-steps", str(arguments.steps)) if arguments.steps else ()
+def chosen(arguments: argparse.Namespace) -> list[tuple[Study, str, list[tuple[str, Job]]]]:
+    """The studies and models that were asked for, with their jobs."""
+    known = SMALL if arguments.small else STUDIES
+    wanted = arguments.studies or [study.name for study in known]
     return [
-        Job(
-            method,
-            prompt,
-            seed,
-            num_frames,
-            arguments.ranks,
-            options=() if method == REAL else options,
+        (
+            study,
+            model,
+            studies.jobs_of(study, model, prompts(), ranks=arguments.ranks, steps=arguments.steps),
         )
-        for prompt in prompts
-        for num_frames in arguments.num_frames
-        for seed in range(1, arguments.seeds + 1)
-        for method in (*arguments.methods, REAL)
+        for study in known
+        if study.name in wanted
+        for model in study.models
+        if model in arguments.models
     ]
 
 
-def page(rows: Sequence[Row], arguments: argparse.Namespace, sheet: str) -> str:
-    """The text of `docs/results.md`."""
-    words = ["python -m benchmarks.quality", "--methods", *arguments.methods]
-    words += ["--num-frames", *map(str, arguments.num_frames)]
-    words += ["--prompts", str(arguments.prompts), "--seeds", str(arguments.seeds)]
-    words += ["--ranks", str(arguments.ranks)]
-    if arguments.steps:
-        words += ["--steps", str(arguments.steps)]
-    longest = max(arguments.num_frames)
-    names = ", ".join((*arguments.methods, REAL))
-    return PAGE.format(
-        command=" ".join(words),
-        machine=in_words(describe()),
-        caption=f"{longest} frames of one prompt, from first to last; rows: {names}",
-        sheet=sheet,
-        tables=tables(rows),
-    )
+def sheet_of(shown: Shown, videos: Path) -> bytes | None:
+    """A contact sheet of the longest videos of the first prompt; None where one is not there."""
+    longest = max(job.num_frames for _, job in shown.jobs if job.method != REAL)
+    first = shown.jobs[0][1].prompt
+    files = [
+        video_file(videos, job)
+        for _, job in shown.jobs
+        if job.prompt == first and job.num_frames == longest
+    ]
+    if not files or not all(file.exists() for file in files):
+        return None
+    return contact_sheet(files, SHEET_COLUMNS)
+
+
+def write_page(
+    target: Path, all_shown: Sequence[Shown], videos: Path, command: str, machine: str
+) -> None:
+    """The page, and its pictures in `images/` beside it."""
+    images = target.parent / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    for shown in all_shown:
+        sheet = sheet_of(shown, videos)
+        if sheet is not None:
+            atomic_write_bytes(images / shown.sheet, sheet)
+    for name, picture in plots(all_shown).items():
+        atomic_write_bytes(images / name, picture.encode())
+    text = page(all_shown, images, command, machine)
+    atomic_write_bytes(target, text.encode())
 
 
 def main() -> None:
     """The command's entry."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--methods", nargs="+", default=["clip-parallel", "independent"])
-    parser.add_argument("--num-frames", nargs="+", type=int, default=[64])
-    parser.add_argument("--prompts", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--ranks", type=int, default=4, help="ranks, and so clips, of each video")
+    parser.add_argument("--studies", nargs="+", help="default: all")
+    parser.add_argument("--models", nargs="+", default=list(studies.FRAMES_PER_LATENT))
+    parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
-    parser.add_argument("--out", type=Path, default=Path("out/quality"))
-    parser.add_argument("--page", type=Path, help="write this page, and its sheet into images/")
+    parser.add_argument("--small", action="store_true", help="a few short videos")
+    parser.add_argument("--minutes", type=float, help="begin no video after so many")
+    parser.add_argument("--only-page", action="store_true", help="make no video")
+    parser.add_argument("--out", type=Path, default=Path("out/quality"), help="rows and videos")
+    parser.add_argument("--page", type=Path, help="default: results.md beside the videos")
     arguments = parser.parse_args()
-    jobs = jobs_of(arguments)
-    makers = dict.fromkeys(arguments.methods, generate) | {REAL: render_real}
-    rows = run_jobs(jobs, arguments.out, makers)
-    summary = {"machine": describe(), "rows": rows}
-    atomic_write_bytes(arguments.out / "quality.json", json.dumps(summary, indent=1).encode())
+    makers = dict.fromkeys(studies.METHODS, generate) | {REAL: render_real}
+    end = time.monotonic() + 60 * (arguments.minutes or float("inf"))
+    asked = chosen(arguments)
+    todo = [] if arguments.only_page else [job for _, _, jobs in asked for _, job in jobs]
+    run_jobs(itertools.takewhile(lambda _: time.monotonic() < end, todo), arguments.out, makers)
+    rows = read_rows(arguments.out)
+    all_shown = [
+        Shown(study, model, jobs, {job: rows[job] for _, job in jobs if job in rows})
+        for study, model, jobs in asked
+    ]
     target = arguments.page or arguments.out / "results.md"
-    longest = max(arguments.num_frames)
-    first = [job for job in jobs if (job.prompt, job.seed) == (jobs[0].prompt, 1)]
-    shown = [video_file(arguments.out, job) for job in first if job.num_frames == longest]
-    (target.parent / "images").mkdir(parents=True, exist_ok=True)
-    sheet = target.with_suffix(".png").name
-    pictures = contact_sheet([video for video in shown if video.exists()], 16)
-    atomic_write_bytes(target.parent / "images" / sheet, pictures)
-    atomic_write_bytes(target, page(rows, arguments, sheet).encode())
-    print(f"{target}: {len(rows)} of {len(jobs)} videos")
+    words = ["--ranks", str(arguments.ranks)]
+    words += ["--steps", str(arguments.steps)] if arguments.steps else []
+    command = " ".join(["python -m benchmarks.quality", *words])
+    write_page(target, all_shown, arguments.out, command, in_words(describe()))
+    made, wanted = sum(len(s.rows) for s in all_shown), sum(len(s.jobs) for s in all_shown)
+    print(f"{target}: {made} of {wanted} videos")
 
 
 if __name__ == "__main__":

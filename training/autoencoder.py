@@ -14,9 +14,12 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from training import checkpoint, data, world
+
+
+Conv = nn.Conv2d | nn.Conv3d
 
 
 @dataclass(frozen=True)
@@ -78,40 +81,46 @@ def draw_frames(
 
 
 @torch.no_grad()
+def encode_mean(model: AutoencoderKL, x_B3HW: Tensor) -> Tensor:
+    """The posterior's mean for frames in [-1, 1]."""
+    mean_BChw: Tensor = model.encode(x_B3HW).latent_dist.mode()
+    return mean_BChw
+
+
+@torch.no_grad()
 def psnr(model: AutoencoderKL, x_B3HW: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of the reconstruction of frames in [-1, 1]."""
-    mean_BChw = model.encode(x_B3HW).latent_dist.mode()
-    y_B3HW = model.decode(mean_BChw).sample.clamp(-1, 1)
+    y_B3HW = model.decode(encode_mean(model, x_B3HW)).sample.clamp(-1, 1)
     return float(10 * torch.log10(4 / (y_B3HW - x_B3HW).square().mean()))
 
 
 @torch.no_grad()
-def whiten(model: AutoencoderKL, x_B3HW: Tensor) -> Tensor:
-    """Fold a principal-component whitening of the latents into the two 1x1 convolutions.
+def whiten(quant: Conv, post: Conv, mean_BC: Tensor) -> Tensor:
+    """Fold a principal-component whitening of latents into the two 1x1 convolutions around them.
 
-    Afterwards the channels of `mode()` are uncorrelated, of mean 0 and of variance 1 over x_B3HW,
-    and decode(encode(x)) is what it was; weak components keep a variance below 1 (see `floor`).
-    The posterior's variance, which nothing uses, becomes negligible.
+    mean_BC   the means of the posterior [B, C, ...], as `quant` gives them now
+    Afterwards their channels are uncorrelated, of mean 0 and of variance 1, and decode(encode(x))
+    is what it was; weak components keep a variance below 1 (see `floor`). The posterior's
+    variance, which nothing uses, becomes negligible.
     Returns the variances of the components before, largest first.
     """
-    mean_BChw = model.encode(x_B3HW).latent_dist.mode().double()
-    z_CK = mean_BChw.transpose(0, 1).flatten(1)
+    z_CK = mean_BC.double().transpose(0, 1).flatten(1)
     centre_C = z_CK.mean(1)
     variance_C, basis_CC = torch.linalg.eigh(torch.cov(z_CK))
     floor = 0.02 * variance_C.max()
     scale_C = variance_C.clamp(min=floor).rsqrt()
     forward_CC = scale_C[:, None] * basis_CC.T
     backward_CC = basis_CC / scale_C
-    quant, post = model.quant_conv, model.post_quant_conv
     channels = len(centre_C)
-    weight_CC = quant.weight[:channels, :, 0, 0].double()
+    assert quant.bias is not None and post.bias is not None
+    into, out_of = quant.weight.flatten(1), post.weight.flatten(1)
     quant.bias[:channels] = forward_CC @ (quant.bias[:channels].double() - centre_C)
-    quant.weight[:channels, :, 0, 0] = forward_CC @ weight_CC
-    quant.weight[channels:] = 0
+    into[:channels] = forward_CC @ into[:channels].double()
+    into[channels:] = 0
     quant.bias[channels:] = -30
-    weight_CC = post.weight[:, :, 0, 0].double()
+    weight_CC = out_of.double()
     post.bias += weight_CC @ centre_C
-    post.weight[:, :, 0, 0] = weight_CC @ backward_CC
+    out_of.copy_(weight_CC @ backward_CC)
     components_C: Tensor = variance_C.flip(0)
     return components_C
 
@@ -160,7 +169,8 @@ def train(settings: Settings, out: Path) -> None:
     test_B3HW = draw_frames(torch.Generator().manual_seed(2), 2000, glyphs)
     unseen_B3HW = draw_frames(torch.Generator().manual_seed(3), 500, unseen)
     before = psnr(model, unseen_B3HW)
-    variance_C = whiten(model, test_B3HW)
+    mean_BChw = encode_mean(model, test_B3HW)
+    variance_C = whiten(model.quant_conv, model.post_quant_conv, mean_BChw)
     print("variances of the latents' components:", [round(float(v), 4) for v in variance_C])
     after = psnr(model, unseen_B3HW)
     print(f"PSNR on held-out digits: {before:.2f} dB, after whitening {after:.2f} dB")

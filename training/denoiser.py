@@ -1,8 +1,9 @@
 """Train the embedded model's denoiser together with its text encoder.
 
-`python -m training.denoiser` runs three stages and continues where an interrupted run stopped:
+`python -m training.denoiser` runs four stages and continues where an interrupted run stopped:
 single frames with the temporal layers bypassed, then clips at high noise, where motion is settled,
-then clips at all noise levels mixed with single frames.
+then clips at all noise levels mixed with single frames, then the same with clips of which the
+beginning is known. `--begin-with MODEL` runs the last stage alone, on an exported model.
 
 Shapes: B samples, C = 8 channels, F frames, h = w = 8, P prompts, T tokens, D text channels.
 """
@@ -12,17 +13,21 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import shutil
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
+from transformers import CLIPTextModel
 
 from training import checkpoint, data, world
 from training.directions import imprint_directions
+from training.known import draw_known, frame_timesteps
 from training.latents import LatentPool
 from training.positions import PositionHeads
 from training.sampling import build_scheduler
@@ -43,11 +48,14 @@ class Stage:
     final_rate: float
     average_decay: float
     noisy_share: float = 0.0  # of the clips have timesteps from NOISY on
+    known_share: float = 0.0  # of the clips have a beginning that is known
 
 
 FRAMES = Stage("frames", 1, 1000, 160, 0, 2e-3, 1.2e-3, 0.998)
 MOTION = Stage("motion", 3, 400, 0, 8, 1.2e-3, 8e-4, 0.996, noisy_share=1.0)
 CLIPS = Stage("clips", 2, 2000, 24, 8, 1.2e-3, 2e-5, 0.996, noisy_share=0.5)
+KNOWN = Stage("known", 4, 800, 24, 8, 6e-4, 1e-5, 0.996, noisy_share=0.35, known_share=0.4)
+STAGES = (FRAMES, MOTION, CLIPS, KNOWN)
 NOISY = 800  # motion is settled at the timesteps from here on
 POSITION_WEIGHT = 0.3
 WARMUP_STEPS = 100
@@ -87,10 +95,12 @@ class Denoiser(nn.Module):
         latents_BCFhw: Tensor,
         scene_B: Tensor,
         noisy_share: float = 0.0,
+        known_BF: Tensor | None = None,
     ) -> Tensor:
         """Mean squared error of the predicted velocity at random noise levels.
 
         noisy_share   of the samples have timesteps from NOISY on; all others any
+        known_BF      frames that the denoiser gets clean, at timestep 0, and is not asked for
         """
         count = len(scene_B)
         is_empty_B = torch.rand(count, generator=generator) < EMPTY_SHARE
@@ -101,10 +111,19 @@ class Denoiser(nn.Module):
         noise = torch.randn(latents_BCFhw.shape, generator=generator)
         noisy = scheduler.add_noise(latents_BCFhw, noise, timestep_B)
         target = scheduler.get_velocity(latents_BCFhw, noise, timestep_B)
-        with torch.autocast("cpu", torch.bfloat16):
+        frame_times: AbstractContextManager[None] = nullcontext()
+        asked = torch.ones_like(target)
+        if known_BF is not None:
+            is_known = known_BF[:, None, :, None, None]
+            noisy = torch.where(is_known, latents_BCFhw, noisy)
+            asked *= ~is_known
+            timestep_BF = timestep_B[:, None] * ~known_BF
+            frame_times = frame_timesteps(self.unet, timestep_BF.flatten())
+        with torch.autocast("cpu", torch.bfloat16), frame_times:
             text_BTD = self.text_encoder(self.tokens_PT[prompt_B]).last_hidden_state
             velocity = self.unet(noisy, timestep_B, text_BTD).sample
-        return nn.functional.mse_loss(velocity.float(), target)
+        error: Tensor = ((velocity.float() - target).square() * asked).sum() / asked.sum()
+        return error
 
 
 def build_optimizer(model: Denoiser, positions: PositionHeads) -> torch.optim.AdamW:
@@ -129,14 +148,24 @@ class Trainer:
         self.positions = PositionHeads(self.model.unet)
         self.optimizer = build_optimizer(self.model, self.positions)
         self.scheduler = build_scheduler()
-        self.done = dict.fromkeys(("frames", "motion", "clips"), 0)
-        self.seconds = dict.fromkeys(("frames", "motion", "clips"), 0.0)
+        self.done = dict.fromkeys((stage.name for stage in STAGES), 0)
+        self.seconds = dict.fromkeys((stage.name for stage in STAGES), 0.0)
         if state := checkpoint.load(out / "denoiser.pt"):
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.positions.load_state_dict(state["positions"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.done, self.seconds = state["done"], state["seconds"]
+            self.done |= state["done"]
+            self.seconds |= state["seconds"]
+
+    def begin_with(self, model: Path) -> None:
+        """Take the weights of an exported model, with which all stages but the last are done."""
+        unet = UNet3DConditionModel.from_pretrained(model / "unet")
+        text_encoder = CLIPTextModel.from_pretrained(model / "text_encoder")
+        for part in (self.model, self.average):
+            part.unet.load_state_dict(unet.state_dict())
+            part.text_encoder.load_state_dict(text_encoder.state_dict())
+        self.done |= {stage.name: stage.steps for stage in STAGES[:-1]}
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -169,8 +198,17 @@ class Trainer:
                 (loss * stage.num_frames / samples).backward()
             losses["frames"] = loss.item()
         if stage.num_clips:
-            latents, scene_B = pool.draw_clips(generator, stage.num_clips)
-            loss = self.model.loss(self.scheduler, generator, latents, scene_B, stage.noisy_share)
+            known_BF = None
+            if stage.known_share:
+                known_BF = draw_known(
+                    generator, stage.num_clips, world.NUM_FRAMES, stage.known_share
+                )
+            latents, scene_B = pool.draw_clips(
+                generator, stage.num_clips, None if known_BF is None else known_BF[:, 0]
+            )
+            loss = self.model.loss(
+                self.scheduler, generator, latents, scene_B, stage.noisy_share, known_BF
+            )
             position_loss = self.positions.loss(world.NUM_FRAMES)
             whole = loss + POSITION_WEIGHT * position_loss
             (whole * 16 * stage.num_clips / samples).backward()
@@ -220,8 +258,13 @@ def main() -> None:
     parser.add_argument("--frame-steps", type=int, default=FRAMES.steps)
     parser.add_argument("--motion-steps", type=int, default=MOTION.steps)
     parser.add_argument("--clip-steps", type=int, default=CLIPS.steps)
+    parser.add_argument("--known-steps", type=int, default=KNOWN.steps)
+    parser.add_argument("--begin-with", type=Path, help="an exported model, for the last stage")
     arguments = parser.parse_args()
     trainer = Trainer(arguments.out)
+    if arguments.begin_with and not sum(trainer.done.values()):
+        trainer.begin_with(arguments.begin_with)
+        shutil.copytree(arguments.begin_with / "vae", arguments.out / "vae", dirs_exist_ok=True)
     vae = AutoencoderKL.from_pretrained(arguments.out / "vae").eval()
     first_seed = 1 + sum(trainer.done.values())  # a continued run draws new clips
     pool = LatentPool(vae, data.exemplar_glyphs(), POOL_CAPACITY, first_seed)
@@ -230,6 +273,7 @@ def main() -> None:
     trainer.begin_clips()
     trainer.run(replace(MOTION, steps=arguments.motion_steps), pool)
     trainer.run(replace(CLIPS, steps=arguments.clip_steps), pool)
+    trainer.run(replace(KNOWN, steps=arguments.known_steps), pool)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, TextToVideoSDPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, TextToVideoSDPipeline
 
 from training import checkpoint, world
 from training.denoiser import Denoiser
@@ -36,6 +37,7 @@ DEFAULTS = {
     "num_inference_steps": NUM_INFERENCE_STEPS,
     "guidance_scale": GUIDANCE_SCALE,
     "trained_frames": world.NUM_FRAMES,
+    "knows_frames": True,
     **SCOPES,
 }
 
@@ -60,14 +62,20 @@ def build_pipeline(out: Path) -> TextToVideoSDPipeline:
 
 
 def export(out: Path, target: Path) -> None:
-    """Write beside `target`, then swap.
-
-    The model card is without its table until the evaluation writes it.
-    UNet and autoencoder are stored in half precision, which from_pretrained widens again.
-    """
+    """UNet and autoencoder are stored in half precision, which from_pretrained widens again."""
     pipeline = build_pipeline(out)
     pipeline.unet.half()
     pipeline.vae.half()
+    publish(pipeline, DEFAULTS, Path(__file__).with_name("card.md"), target)
+
+
+def publish(
+    pipeline: DiffusionPipeline, defaults: dict[str, Any], card: Path, target: Path
+) -> None:
+    """Write a pipeline beside `target`, with our facts of it and its card, then swap.
+
+    The model card is without its table until the evaluation writes it.
+    """
     fresh = target.with_name(target.name + ".partial")
     shutil.rmtree(fresh, ignore_errors=True)
     pipeline.save_pretrained(fresh)
@@ -75,9 +83,8 @@ def export(out: Path, target: Path) -> None:
     config = json.loads(config_file.read_text())
     config.pop("_name_or_path", None)  # a path of this machine
     config_file.write_text(json.dumps(config, indent=2) + "\n")
-    (fresh / "video_infinity.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
-    card = Path(__file__).with_name("card.md").read_text()
-    (fresh / "README.md").write_text(card.replace("{evaluation}", "Not evaluated yet."))
+    (fresh / "video_infinity.json").write_text(json.dumps(defaults, indent=2) + "\n")
+    (fresh / "README.md").write_text(card.read_text().replace("{evaluation}", "Not evaluated yet."))
     former = target.with_name(target.name + ".former")
     shutil.rmtree(former, ignore_errors=True)
     if target.exists():

@@ -27,8 +27,14 @@ def decode(vae: AutoencoderKL, latents_BChw: Tensor) -> Tensor:
     return (frames_B3HW / 2 + 0.5).clamp(0, 1)
 
 
+CLIP_FRAMES = 2 * world.NUM_FRAMES
+
+
 class LatentPool:
-    """Encoded clips of world.NUM_FRAMES frames; the oldest make room once it is full.
+    """Encoded clips of CLIP_FRAMES frames; the oldest make room once it is full.
+
+    A trained clip is a window of world.NUM_FRAMES of them: the first, or a later one where the
+    denoiser gets known frames that it has to go on from.
 
     What the pool holds is a function of the seed and of the number of clips added so far.
     """
@@ -42,7 +48,7 @@ class LatentPool:
         self._added = 0
         size = world.SIZE // 8
         self._latents_NFChw = torch.empty(
-            capacity, world.NUM_FRAMES, vae.config.latent_channels, size, size, dtype=torch.float16
+            capacity, CLIP_FRAMES, vae.config.latent_channels, size, size, dtype=torch.float16
         )
         self._scene_N = torch.empty(capacity, dtype=torch.int64)
 
@@ -53,8 +59,8 @@ class LatentPool:
         """Draw and encode `num_clips` more clips."""
         for _ in range(num_clips):
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._added)
-            clip = data.draw_clips(generator, 1, world.NUM_FRAMES, self._glyphs)
-            moment_F = torch.arange(world.NUM_FRAMES)
+            clip = data.draw_clips(generator, 1, CLIP_FRAMES, self._glyphs)
+            moment_F = torch.arange(CLIP_FRAMES)
             frames_F3HW = clip.frames(moment_F, torch.zeros_like(moment_F))
             place = self._added % len(self._scene_N)
             self._latents_NFChw[place] = encode(self._vae, frames_F3HW).half()
@@ -64,10 +70,22 @@ class LatentPool:
     def draw_frames(self, generator: torch.Generator, num_frames: int) -> tuple[Tensor, Tensor]:
         """Frames of different clips: latents [B, C, 1, h, w] and scene_B."""
         clip_B = torch.randint(len(self), (num_frames,), generator=generator)
-        moment_B = torch.randint(world.NUM_FRAMES, (num_frames,), generator=generator)
+        moment_B = torch.randint(CLIP_FRAMES, (num_frames,), generator=generator)
         return self._latents_NFChw[clip_B, moment_B].float()[:, :, None], self._scene_N[clip_B]
 
-    def draw_clips(self, generator: torch.Generator, num_clips: int) -> tuple[Tensor, Tensor]:
-        """Whole clips: latents [B, C, F, h, w] and scene_B."""
+    def draw_clips(
+        self, generator: torch.Generator, num_clips: int, later_N: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Windows [B, C, F, h, w] of clips and scene_B.
+
+        later_N  which of them may begin anywhere; the others begin with the clip
+        """
         clip_B = torch.randint(len(self), (num_clips,), generator=generator)
-        return self._latents_NFChw[clip_B].float().transpose(1, 2), self._scene_N[clip_B]
+        start_B = torch.randint(
+            CLIP_FRAMES - world.NUM_FRAMES + 1, (num_clips,), generator=generator
+        )
+        if later_N is None:
+            later_N = torch.zeros(num_clips, dtype=torch.bool)
+        moment_BF = (start_B * later_N)[:, None] + torch.arange(world.NUM_FRAMES)
+        latents_BFChw = self._latents_NFChw[clip_B[:, None], moment_BF]
+        return latents_BFChw.float().transpose(1, 2), self._scene_N[clip_B]

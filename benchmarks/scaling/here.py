@@ -7,7 +7,6 @@ Two gloo processes over loopback, the embedded model. The prediction knows the c
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ PARTS = {
 }
 RANKS = 2
 SPEED = (Path("out/bench/speed.json"), Path("benchmarks/results/speed.json"))
-SPEED_PAGE = Path("benchmarks/speed.md")
 
 
 @dataclass(frozen=True)
@@ -141,20 +139,14 @@ class Measured:
 
 
 def measured() -> Measured | None:
-    """The newest table of `benchmarks.speed` at hand: its JSON, or the page."""
+    """The newest JSON of `benchmarks.speed` at hand."""
     for file in SPEED:
         found = json.loads(file.read_text()) if file.exists() else {}
-        if {"independent", *PARTS} <= set(found.get("medians", {})):
-            return Measured(str(file), _shares(found["medians"]), _spread(found))
-    medians = {
-        match[1]: float(match[2])
-        for match in re.finditer(
-            r"^\| ([a-z]+)(?: alone)? \| ([\d.]+) \|", SPEED_PAGE.read_text(), re.MULTILINE
-        )
-    }
-    if not {"independent", *PARTS} <= set(medians):
-        return None
-    return Measured(str(SPEED_PAGE), _shares(medians), None)
+        costs = found.get("over_independent", {})
+        if set(PARTS) <= set(costs):
+            shares = {name: costs[name]["median"] - 1 for name in PARTS}
+            return Measured(str(file), shares, _spread(found))
+    return None
 
 
 def _spread(found: dict[str, Any]) -> float | None:
@@ -163,7 +155,3 @@ def _spread(found: dict[str, Any]) -> float | None:
     if len(runs) != RANKS or not runs[0] or len(runs[0]) != len(runs[1]):
         return None
     return straggling_of_pair(*runs)
-
-
-def _shares(medians: dict[str, float]) -> dict[str, float]:
-    return {name: medians[name] / medians["independent"] - 1 for name in PARTS}

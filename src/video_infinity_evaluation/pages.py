@@ -24,16 +24,19 @@ GAP_PX = 2
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """Markdown: for every length a table for every group; methods in columns, as they come."""
+    """Markdown: for every length a table for every group; methods in columns, as they come.
+
+    Headings begin at the third level.
+    """
     parts = []
     for num_frames in sorted({row["job"]["num_frames"] for row in rows}):
         of_length = [row for row in rows if row["job"]["num_frames"] == num_frames]
         prompts = len({row["job"]["prompt"] for row in of_length})
         seeds = len({row["job"]["seed"] for row in of_length})
-        parts.append(f"## {num_frames} frames\n\n{prompts} prompts, {seeds} seeds each.\n")
+        parts.append(f"### {num_frames} frames\n\n{prompts} prompts, {seeds} seeds each.\n")
         for group, title in TITLES.items():
             if measure_names(of_length, group):
-                parts.append(f"### {title}\n\n{_table(of_length, group)}\n")
+                parts.append(f"#### {title}\n\n{_table(of_length, group)}\n")
     return "\n".join(parts)
 
 
@@ -48,14 +51,15 @@ def _table(rows: Sequence[Row], group: Group) -> str:
         told = next(row["measures"][name] for row in rows if name in row["measures"])
         star = "*" if "not comparable" in told.get("by", "") else ""
         light |= bool(star)
-        cells = [_cell(summary(rows, method, name)) for method in methods]
+        cells = [cell(summary(rows, method, name)) for method in methods]
         lines.append(f"| {name}{star} | {GOOD[told.get('good', '')]} | {' | '.join(cells)} |")
     if light:
         lines.append("\n\\* a light backend: columns compare with each other, not with VBench.")
     return "\n".join(lines)
 
 
-def _cell(found: Interval | None) -> str:
+def cell(found: Interval | None) -> str:
+    """A mean with its interval and its count; nothing for none."""
     return "" if found is None else f"{found} ({found.count})"
 
 

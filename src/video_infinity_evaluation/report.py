@@ -3,18 +3,19 @@
 run_jobs(jobs, folder, {"clip-parallel": generate, "independent": generate})
 
 FOLDER/videos/KEY.mp4    a video, whole or absent
-FOLDER/rows/KEY.json     its job and its measures; written last
+FOLDER/videos/KEY.made   what its maker said of it
+FOLDER/rows.jsonl        a line for each job, with its measures; written last
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from video_infinity_evaluation.measuring import score
 from video_infinity_evaluation.passing import Backends, load_backends
 from video_infinity_evaluation.scores import Group
 
-FORMAT = 1
+ROWS = "rows.jsonl"
+FORMAT = 2
 """Rows of another format are measured again."""
 
 
@@ -46,14 +48,27 @@ class Job:
         return f"{self.method}-{self.num_frames}-{self.seed}-{digest}"
 
 
-Maker = Callable[[Job, Path], Sequence[int]]
-"""Writes the video of a job, and returns the first frames of its clips but the first.
-Raises EvaluationError if it cannot be made."""
+@dataclass(frozen=True)
+class Made:
+    """What a maker says of its video.
+
+    borders            first frames of its clips but the first
+    seconds            of its parts, as `generate` reports them
+    peak_memory_bytes  of every rank, above the model
+    """
+
+    borders: tuple[int, ...]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_bytes: tuple[int, ...] = ()
+
+
+Maker = Callable[[Job, Path], Made]
+"""Writes the video of a job. Raises EvaluationError if it cannot be made."""
 Row = Mapping[str, Any]
-"""`job`, `borders`, `seconds` of making it (null if it was there), and `measures`."""
+"""`job`, `made` and `measures`, as JSON has them."""
 
 
-def generate(job: Job, path: Path) -> Sequence[int]:
+def generate(job: Job, path: Path) -> Made:
     """Make a video by the command, with each rank in a process of its own."""
     report = path.with_suffix(".json")
     words = [
@@ -66,7 +81,9 @@ def generate(job: Job, path: Path) -> Sequence[int]:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise EvaluationError(f"{job.method}: {last}")
-    return clip_borders(json.loads(report.read_text(encoding="utf-8")))
+    told = json.loads(report.read_text(encoding="utf-8"))
+    peaks = tuple(told["peak_memory_bytes"])
+    return Made(tuple(clip_borders(told)), told["seconds"], peaks)
 
 
 def clip_borders(report: Mapping[str, Any]) -> list[int]:
@@ -95,11 +112,10 @@ def run_jobs(
     makers  by the names of methods
     Returns the rows of all jobs that could be made; `say` is told of each and of those that failed.
     """
-    for name in ("videos", "rows"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    rows = []
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    known, rows = read_rows(folder), []
     for job in jobs:
-        row = read_row(folder, job)
+        row = known.get(job)
         if row is None:
             backends = backends or load_backends()
             try:
@@ -112,14 +128,22 @@ def run_jobs(
     return rows
 
 
-def read_row(folder: Path, job: Job) -> Row | None:
-    """The row of a job, if it is there whole and of today's format."""
+def read_rows(folder: Path) -> dict[Job, Row]:
+    """The rows that are there whole and of today's format, by their jobs."""
     try:
-        row: dict[str, Any] = json.loads(_row_file(folder, job).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    known = row.get("format") == FORMAT and row.get("job") == json.loads(json.dumps(asdict(job)))
-    return row if known else None
+        lines = (folder / ROWS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    rows: dict[Job, Row] = {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # the last one of a run that was cut off
+        if row.get("format") == FORMAT:
+            job = row["job"]
+            rows[Job(**{**job, "options": tuple(job["options"])})] = row
+    return rows
 
 
 def video_file(folder: Path, job: Job) -> Path:
@@ -127,30 +151,35 @@ def video_file(folder: Path, job: Job) -> Path:
     return folder / "videos" / f"{job.key()}.mp4"
 
 
-def _row_file(folder: Path, job: Job) -> Path:
-    return folder / "rows" / f"{job.key()}.json"
-
-
 def _make_row(job: Job, folder: Path, make: Maker, backends: Backends) -> Row:
-    path, borders_file = video_file(folder, job), video_file(folder, job).with_suffix(".borders")
-    seconds = None
-    if not path.exists() or not borders_file.exists():
-        begin = time.perf_counter()
-        borders = list(make(job, path))
-        seconds = time.perf_counter() - begin
-        atomic_write_bytes(borders_file, json.dumps(borders).encode())
-    borders = json.loads(borders_file.read_text())
-    scores = score(path, job.prompt, borders=borders, backends=backends)
+    path = video_file(folder, job)
+    made_file = path.with_suffix(".made")
+    if not path.exists() or not made_file.exists():
+        atomic_write_bytes(made_file, json.dumps(asdict(make(job, path))).encode())
+    made = json.loads(made_file.read_text())
+    scores = score(path, job.prompt, borders=made["borders"], backends=backends)
     row = {
         "format": FORMAT,
         "job": asdict(job),
-        "borders": borders,
-        "seconds": seconds,
+        "made": made,
         "measures": {measure.name: measure.as_dict() for measure in scores.measures},
     }
-    atomic_write_bytes(_row_file(folder, job), json.dumps(row, indent=1).encode())
-    result: dict[str, Any] = json.loads(_row_file(folder, job).read_text())
+    line = json.dumps(row)
+    _append(folder / ROWS, line)
+    result: dict[str, Any] = json.loads(line)
     return result
+
+
+def _append(file: Path, line: str) -> None:
+    """One more line, on one of its own even where the last was cut off."""
+    with file.open("a+", encoding="utf-8") as rows:
+        if rows.tell():
+            rows.seek(0)
+            if not rows.read().endswith("\n"):
+                rows.write("\n")
+        rows.write(line + "\n")
+        rows.flush()
+        os.fsync(rows.fileno())
 
 
 def measure_names(rows: Sequence[Row], group: Group) -> list[str]:

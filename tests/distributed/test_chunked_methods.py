@@ -183,6 +183,17 @@ def test_chunks_are_those_of_a_loop_by_hand(method: str, pipe: Any, tmp_path: Pa
     assert relative_difference(made, wrong) > WRONG_IS_BEYOND
 
 
+def test_a_model_that_knows_frames_gets_them_clean(pipe: Any, tmp_path: Path) -> None:
+    """StreamingT2V conditions by what it was trained for, and so does such a model."""
+    width, stride, chunks = CHUNKS["autoregressive"]
+    noise = noise_of(FRAMES)
+    more = {"method": "autoregressive", "window_frames": width, "stride_frames": stride}
+    made = ours(pipe, noise, tmp_path, 2, knows_frames=True, **more)
+    assert relative_difference(made, by_hand(pipe, noise, chunks, told=True)) < TOLERANCE
+    replaced = by_hand(pipe, noise, chunks, told=False)
+    assert relative_difference(made, replaced) > WRONG_IS_BEYOND
+
+
 @pytest.mark.parametrize("method", CHUNKS)
 def test_known_frames_are_kept_bit_for_bit(method: str) -> None:
     """What a chunk was given it ends with; what was made once is never touched again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -126,12 +127,24 @@ def pipeline_latents(pipe: Any, noise_FCHW: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(latents)
 
 
-def ours(pipe: Any, noise_FCHW: torch.Tensor, tmp_path: Path, size: int, **more: Any) -> Any:
+def ours(
+    pipe: Any,
+    noise_FCHW: torch.Tensor,
+    tmp_path: Path,
+    size: int,
+    knows_frames: bool = False,
+    **more: Any,
+) -> Any:
+    def drive(rank: int) -> Any:
+        adapter = adapter_of(copy.deepcopy(pipe))
+        adapter.facts = replace(adapter.facts, knows_frames=knows_frames)
+        return adapter
+
     save_file({"latents": noise_FCHW.contiguous()}, tmp_path / "noise.safetensors")
     case = Case(options={"initial_latents": tmp_path / "noise.safetensors"})
     parts = on_threads(
         size,
-        lambda rank: adapter_of(copy.deepcopy(pipe)),
+        drive,
         lambda comm, adapter: run_of(
             case, comm, adapter, num_frames=len(noise_FCHW), **more
         ).denoise()[0],

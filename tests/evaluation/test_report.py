@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import io
 import json
-from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.quality import REAL, jobs_of, page, render_real
+from benchmarks.quality import prompts, render_real
+from benchmarks.quality_page import Shown, page, plots
+from benchmarks.studies import REAL, STUDIES, Column, Study, jobs_of
 from video_infinity_evaluation import Backends, EvaluationError
 from video_infinity_evaluation.pages import contact_sheet, summary, tables
 from video_infinity_evaluation.report import (
+    ROWS,
     Job,
+    Made,
     Row,
     clip_borders,
     generate,
-    read_row,
+    read_rows,
     run_jobs,
     video_file,
 )
@@ -33,13 +35,13 @@ PROMPTS = (
 JOBS = [Job(method, prompt, 1, 12, 3) for prompt in PROMPTS for method in (REAL, "shuffled")]
 
 
-def shuffled(job: Job, path: Path) -> Sequence[int]:
+def shuffled(job: Job, path: Path) -> Made:
     """A method that shows frames of another prompt: the world's own, upside down."""
     other = Job(job.method, PROMPTS[1 - PROMPTS.index(job.prompt)], job.seed, job.num_frames, 3)
     return render_real(other, path)
 
 
-def refuse(job: Job, path: Path) -> Sequence[int]:
+def refuse(job: Job, path: Path) -> Made:
     raise EvaluationError(f"{job.method}: cannot")
 
 
@@ -57,8 +59,7 @@ def rows(folder: Path, backends: Backends) -> list[Row]:
 def test_a_row_holds_the_job_the_borders_and_what_was_measured(rows: list[Row]) -> None:
     assert [row["job"]["method"] for row in rows] == [REAL, "shuffled"] * 2
     for row in rows:
-        assert row["borders"] == [4, 8]
-        assert row["seconds"] > 0
+        assert row["made"]["borders"] == [4, 8]
         right = row["measures"]["digit right (frames)"]["value"]
         assert right == (1 if row["job"]["method"] == REAL else 0)
 
@@ -68,13 +69,13 @@ def test_what_is_there_is_not_made_again(folder: Path, rows: list[Row], backends
     makers = {REAL: refuse, "shuffled": refuse}
     assert run_jobs(JOBS, folder, makers, backends, said.append) == rows
     assert said == []
-    row_file = folder / "rows" / f"{JOBS[0].key()}.json"
-    whole = row_file.read_bytes()
-    row_file.write_bytes(whole[: len(whole) // 2])
-    assert read_row(folder, JOBS[0]) is None
+    whole = (folder / ROWS).read_bytes()
+    (folder / ROWS).write_bytes(whole[:-40])
+    assert list(read_rows(folder)) == JOBS[:-1], "the last line was cut off"
     again = run_jobs(JOBS, folder, makers, backends, said.append)
-    assert again[0]["measures"] == rows[0]["measures"], "from the video, which was there"
+    assert again == rows, "from the video, which was there"
     assert len(said) == 1
+    assert list(read_rows(folder)) == JOBS
 
 
 def test_one_that_fails_is_told_and_the_others_go_on(tmp_path: Path, backends: Backends) -> None:
@@ -111,16 +112,65 @@ def test_a_sheet_has_a_row_for_each_video(folder: Path, rows: list[Row]) -> None
     assert np.abs(pixels[:32, :32] - pixels[34:66, :32]).mean() > 5
 
 
-def test_the_page_tells_how_to_repeat_it(rows: list[Row]) -> None:
-    arguments = Namespace(
-        methods=["shuffled"], num_frames=[12], prompts=2, seeds=1, ranks=3, steps=None
-    )
-    text = page(rows, arguments, "results.png")
-    command = "--methods shuffled --num-frames 12 --prompts 2 --seeds 1 --ranks 3`"
-    assert command in text and "images/results.png" in text and "Machine: " in text
-    jobs = jobs_of(arguments)
-    assert [job.method for job in jobs] == ["shuffled", REAL] * 2
-    assert len({job.prompt for job in jobs}) == 2
+TWO = Study("two", "Two", (Column("up", "shuffled"), Column(REAL, REAL)), {12: 2, 24: 1})
+
+
+def test_a_study_is_prompt_by_prompt_and_a_model_makes_the_frames_it_can() -> None:
+    jobs = jobs_of(TWO, "demo", PROMPTS, ranks=3, steps=6)
+    assert [name for name, _ in jobs] == ["up", REAL] * 3
+    assert [job.num_frames for _, job in jobs] == [12] * 4 + [24] * 2
+    assert [job.prompt for _, job in jobs[::2]] == [*PROMPTS, PROMPTS[0]]
+    assert jobs[0][1].options == ("--num-inference-steps", "6") and jobs[1][1].options == ()
+    wan = jobs_of(TWO, "demo-wan", PROMPTS, ranks=3, steps=None)
+    assert {job.num_frames for _, job in wan} == {13, 25}
+    assert [job.model for _, job in wan[:2]] == ["demo-wan", "demo"], "one world"
+
+
+def test_no_video_stands_in_two_columns_of_a_study() -> None:
+    for study in STUDIES:
+        for model in study.models:
+            jobs = jobs_of(study, model, prompts(), ranks=2, steps=None)
+            assert len({job for _, job in jobs}) == len(jobs)
+
+
+def shown_of(rows: list[Row]) -> Shown:
+    """As if the methods of JOBS had been measured at two lengths, the longer at twice the cost."""
+    jobs, found = [], {}
+    for num_frames, cost in ((12, 1), (24, 2)):
+        for row, name in zip(rows, ("real", "up") * 2, strict=True):
+            job = Job(name, row["job"]["prompt"], 1, num_frames, 3)
+            jobs.append((name, job))
+            made = {"borders": [], "seconds": {}, "peak_memory_bytes": []}
+            if name == "up":
+                made["seconds"] = {"denoise": 10.0 * cost, "load": 99.0}
+                made["peak_memory_bytes"] = [5 * 2**20, 2**26 * cost]
+            told = {**row["job"], "method": name, "num_frames": num_frames}
+            found[job] = {**row, "job": told, "made": made}
+    return Shown(TWO, "demo", jobs, found)
+
+
+def test_the_page_tells_how_to_repeat_it_and_what_grows(rows: list[Row], tmp_path: Path) -> None:
+    shown = shown_of(rows)
+    (tmp_path / "images").mkdir()
+    text = page([shown], tmp_path / "images", "python -m benchmarks.quality --ranks 3", "a machine")
+    assert "`python -m benchmarks.quality --ranks 3 --out DIR --page" in text
+    assert "Machine: a machine." in text and "images/" not in text, "no picture is there"
+    assert "| up | 10 | 20 | 1.00 | 67 | 134 | 192 |" in text, "seconds, power, MB, frames that fit"
+    assert "| all words right (frames) | 12 frames | 24 frames |" in text
+    assert "| real | 1 ± 0 (2) | 1 ± 0 (2) |" in text
+    half = {job: row for job, row in shown.rows.items() if job.num_frames == 12}
+    part = Shown(TWO, "demo", shown.jobs, half)
+    told = page([part], tmp_path / "images", "", "")
+    assert "4 of 8 videos are measured" in told and "24 frames" not in told
+
+
+def test_plots_are_drawn_of_studies_with_several_lengths(rows: list[Row]) -> None:
+    drawn = plots([shown_of(rows)])
+    (svg,) = drawn.values()
+    assert list(drawn) == ["results-two-demo.svg"]
+    assert "mean of the world" in svg and ">up<" in svg
+    one = Shown(TWO, "demo", [("up", JOBS[1])], {JOBS[1]: rows[1]})
+    assert plots([one]) == {}
 
 
 @pytest.mark.parametrize(
@@ -146,7 +196,8 @@ def test_methods_of_the_command_are_made_and_measured(tmp_path: Path, backends: 
     said: list[str] = []
     rows = run_jobs(jobs, tmp_path, dict.fromkeys(methods, generate), backends, said.append)
     assert [row["job"]["method"] for row in rows] == ["clip-parallel", "independent"]
-    assert all(row["borders"] == [12] for row in rows)
+    assert all(row["made"]["borders"] == [12] for row in rows)
+    assert all(row["made"]["seconds"]["denoise"] > 0 for row in rows)
     ratios = [row["measures"]["seam_ratio_motion"]["value"] for row in rows]
     assert ratios[1] > 1.5 * ratios[0], "clips made each by itself have a seam"
     assert any("no-such-method" in line for line in said)

@@ -59,6 +59,8 @@ def test_the_world_itself_is_right(scene: Scene, real: dict[Scene, Any]) -> None
     assert found["standing still (steps)"] <= num_turns / (FRAMES - 1), "a turn can stop one step"
     assert 1.5 < found["median step, pixels"] < 3.5
     assert found["roughness, pixels"] < 1.2
+    still = found["standing still (steps)"]
+    assert found["mean of the world"] == pytest.approx((8 + 1 - still) / 9), "nine shares"
 
 
 def test_frames_of_another_scene_are_wrong_by_the_words_that_differ(
@@ -110,3 +112,6 @@ def test_a_track_without_a_turn_or_a_step_has_no_share_of_turns() -> None:
     assert found["turns at a border"] is None
     assert found["standing still (steps)"] == 1
     assert found["steps on the axis"] == 0
+    shares = [found[f"{word} right (frames)"] for word in ("digit", "colour", "background")]
+    shares += [found["same digit (frames)"], 0, 0, 1, 0]  # direction, axis, no jumps, all still
+    assert found["mean of the world"] == pytest.approx(np.mean(shares)), "a frozen video pays"

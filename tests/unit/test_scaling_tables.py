@@ -81,23 +81,22 @@ def test_waiting_enters_the_prediction_where_ranks_meet_late() -> None:
     )
 
 
-def test_measured_table_is_read_from_json_or_from_the_page(
+def test_what_was_measured_is_read_from_the_newest_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, page = tmp_path / "speed.json", tmp_path / "speed.md"
-    monkeypatch.setattr(here, "SPEED", (file,))
-    monkeypatch.setattr(here, "SPEED_PAGE", page)
-    page.write_text("no table")
+    newest, committed = tmp_path / "new.json", tmp_path / "speed.json"
+    monkeypatch.setattr(here, "SPEED", (newest, committed))
     assert here.measured() is None
-    rows = {"independent": 2.0, "conv alone": 2.1, "norm alone": 2.2, "attention alone": 2.3}
-    page.write_text("\n".join(f"| {n} | {s} | |" for n, s in (*rows.items(), ("full", 2.5))))
-    found = here.measured()
-    assert found is not None and found.shares["full"] == pytest.approx(0.25)
-    medians = {"independent": 1.0, "conv": 1.0, "norm": 1.0, "attention": 1.0, "full": 1.08}
-    file.write_text(json.dumps({"medians": medians}))
+    costs = {
+        name: {"median": 1.08} for name in ("independent", "conv", "norm", "attention", "full")
+    }
+    committed.write_text(json.dumps({"over_independent": costs}))
     found = here.measured()
     assert found is not None and found.straggling is None
     assert found.shares["full"] == pytest.approx(0.08)
+    newest.write_text(json.dumps({"over_independent": costs | {"full": {"median": 1.25}}}))
+    found = here.measured()
+    assert found is not None and found.shares["full"] == pytest.approx(0.25)
 
 
 def test_a_table_is_written_between_its_marks_alone() -> None:

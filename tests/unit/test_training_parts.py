@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training import world
-from training.autoencoder import build_autoencoder, whiten
+from training.autoencoder import build_autoencoder, encode_mean, whiten
 from training.positions import PositionHeads, end_distances
 from training.sampling import build_scheduler
 from training.text import MAX_TOKENS, build_tokenizer, tokens_of
@@ -42,7 +42,7 @@ def test_whitening_leaves_the_reconstruction_and_makes_unit_channels():
     x_B3HW = torch.rand(16, 3, 64, 64) * 2 - 1
     with torch.no_grad():
         before = model.decode(model.encode(x_B3HW).latent_dist.mode()).sample
-        whiten(model, x_B3HW)
+        whiten(model.quant_conv, model.post_quant_conv, encode_mean(model, x_B3HW))
         z_BChw = model.encode(x_B3HW).latent_dist.mode()
         after = model.decode(z_BChw).sample
     torch.testing.assert_close(after, before, atol=1e-4, rtol=0)

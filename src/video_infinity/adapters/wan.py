@@ -97,7 +97,7 @@ class WanAdapter:
         return copy.deepcopy(self._scheduler)
 
     def sites(self) -> Sites:
-        return sites_of(self.experts)
+        return sites_of(self.experts, self.facts.defaults.trained_frames)
 
     def encode(self, prompts: Sequence[str]) -> torch.Tensor:
         with reading_text(self.facts.name):
@@ -180,8 +180,13 @@ class WanAdapter:
             self.vae.use_tiling = was_tiled
 
 
-def sites_of(experts: Sequence[WanTransformer3DModel]) -> Sites:
-    """Every place where denoisers of this family look over time, or read their text."""
+def sites_of(
+    experts: Sequence[WanTransformer3DModel], trained_frames: int = TRAINED_FRAMES
+) -> Sites:
+    """Every place where denoisers of this family look over time, or read their text.
+
+    trained_frames  latent frames of the videos that they were trained on
+    """
     blocks: list[Any] = [block for expert in experts for block in expert.blocks]
     return Sites(
         frame_attention=tuple(block.attn1 for block in blocks),
@@ -189,7 +194,7 @@ def sites_of(experts: Sequence[WanTransformer3DModel]) -> Sites:
         embedded_text=tuple(block.attn2 for block in blocks),
         token_wise=tuple(feed_forward_site(block, "ffn") for block in blocks),
         swaps=tuple(
-            (ModuleSite(expert, "rope"), TimelineRotary(expert.rope, TRAINED_FRAMES))
+            (ModuleSite(expert, "rope"), TimelineRotary(expert.rope, trained_frames))
             for expert in experts
         ),
     )

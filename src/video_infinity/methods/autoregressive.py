@@ -1,16 +1,18 @@
-"""Chunks one after the other, each conditioned on the last frames of what exists, by replacement.
+"""Chunks one after the other, each conditioned on the last frames of what exists.
 
 Source: the scheme of Henschel et al., StreamingT2V (2024): 16 frames at a time, conditioned on the
-last 8, of which 8 are new. The replacement is that of Lugmayr et al., RePaint (2022), without its
-resampling; Ho et al., Video Diffusion Models (2022), continue videos by it.
+last 8, of which 8 are new. Where that is by replacement, it is that of Lugmayr et al., RePaint
+(2022), without its resampling; Ho et al., Video Diffusion Models (2022), continue videos by it.
 
 What differs from the original: StreamingT2V conditions through modules that were trained for it (a
 copy of the encoder whose features enter the skips, and an image embedding of an anchor frame among
-the text tokens). Here nothing is trained: at every step the known frames are put in as they would
-be at that noise level, so that the model sees them next to what it makes, and at the end they are
-as they were, bit for bit. That holds a chunk to its predecessor less firmly, and nothing reminds it
-of the first one. Its enhancement stage (randomized blending at a higher resolution) is left out.
-The last chunk ends with the video, and so begins with more known frames than the others.
+the text tokens). Here a model that was trained to go on from clean frames (`knows_frames` in its
+facts) gets them so, at timestep 0. For any other nothing is trained: at every step the known frames
+are put in as they would be at that noise level, so that the model sees them next to what it makes.
+That holds a chunk to its predecessor less firmly. Either way they end as they were, bit for bit,
+and nothing reminds a chunk of the first one. The enhancement stage (randomized blending at a higher
+resolution) is left out. The last chunk ends with the video, and so begins with more known frames
+than the others.
 """
 
 from __future__ import annotations
@@ -20,10 +22,13 @@ from collections.abc import Iterator
 import torch
 
 from video_infinity.methods.base import DenoiseJob
-from video_infinity.methods.continuation import denoise_chunks
+from video_infinity.methods.continuation import clean, denoise_chunks
 from video_infinity.sampling import noised
 
 
 def denoise_autoregressive(job: DenoiseJob) -> Iterator[torch.Tensor]:
-    """Denoise chunk after chunk; known frames have the noise of the step that is taken."""
-    return denoise_chunks(job, noised, told=False)
+    """Denoise chunk after chunk; known frames are clean where the model was trained on that, and
+    else have the noise of the step that is taken."""
+    facts = job.adapter.facts
+    told = facts.knows_frames and facts.frame_timesteps
+    return denoise_chunks(job, clean if told else noised, told=told)

@@ -33,6 +33,13 @@ Hold = Callable[[Any, torch.Tensor, torch.Tensor, int], torch.Tensor]
 """Scheduler, known frames, their unit noise, step -> what stands in their place in that step."""
 
 
+def clean(
+    scheduler: Any, known_1CKHW: torch.Tensor, noise_1CKHW: torch.Tensor, step: int
+) -> torch.Tensor:
+    """A `Hold` that adds no noise."""
+    return known_1CKHW
+
+
 def chunks_of(how: MethodSpec, num_frames: int) -> tuple[range, ...]:
     """The chunks of the timeline: each begins with frames of the one before."""
     windows = Windows(chosen(how.window_frames), chosen(how.stride_frames))

@@ -8,27 +8,21 @@ chunk has the model's trained length and a quarter of it is known (4 of 16). The
 with the video, and so begins with more known frames than the others.
 
 Open-Sora was trained with random masks over frames. A model that was not (`knows_frames` in its
-facts, false for all that are known here) takes a timestep for every frame, through the same
-weights, but has never seen frames of different noise in one pass: then this is a baseline
-of the scheme and not of Open-Sora's quality. A denoiser that takes one timestep for all frames, as
-one with two experts by noise level, is refused.
+facts) takes a timestep for every frame, through the same weights, but has never seen frames of
+different noise in one pass: then this is a baseline of the scheme and not of Open-Sora's quality. A
+denoiser that takes one timestep for all frames, as one with two experts by noise level, is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from video_infinity.methods.base import DenoiseJob
-from video_infinity.methods.continuation import denoise_chunks
+from video_infinity.methods.continuation import clean, denoise_chunks
 
 
 def denoise_masked_continuation(job: DenoiseJob) -> Iterator[torch.Tensor]:
     """Denoise chunk after chunk; known frames stay clean, and the denoiser is told so."""
-    return denoise_chunks(job, _clean, told=True)
-
-
-def _clean(_: Any, known_1CKHW: torch.Tensor, noise: torch.Tensor, step: int) -> torch.Tensor:
-    return known_1CKHW
+    return denoise_chunks(job, clean, told=True)

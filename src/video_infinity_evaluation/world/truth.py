@@ -29,6 +29,20 @@ FIRST_STEPS, MIN_MOVE_PX = 3, 2.0
 BORDER_PX = 8.0
 """A turn as close to the picture's middle as this is not at a border."""
 NO_COLOUR = -1
+SHARES = frozenset(
+    (
+        "digit right (frames)",
+        "colour right (frames)",
+        "background right (frames)",
+        "same digit (frames)",
+        "first direction right",
+        "steps on the axis",
+        "jumps (steps)",
+        "standing still (steps)",
+        "turns at a border",
+    )
+)
+"""Measures that make up the mean of the world."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,21 @@ def measure(seen: Sighting, scene: Scene) -> tuple[Measure, ...]:
     measures = [Measure(name, value, "world", "high") for name, value in shares.items()]
     gone = float(all_right_F[:third].mean() - all_right_F[-third:].mean())
     measures.append(Measure("drift of the words", gone, "world", "low"))
-    return (*measures, *_motion(seen.centre_F2, scene))
+    measures += _motion(seen.centre_F2, scene)
+    return (_mean_of_the_world(measures), *measures)
+
+
+def _mean_of_the_world(measures: Sequence[Measure]) -> Measure:
+    """One number: the mean of all shares, of those that should be low what they leave of 1.
+
+    The words together are left out, as each counts; so are measures that are no shares.
+    """
+    shares = [
+        m.value if m.good == "high" else 1 - m.value
+        for m in measures
+        if m.name in SHARES and m.value is not None
+    ]
+    return Measure("mean of the world", float(np.mean(shares)), "world", "high")
 
 
 def _motion(centre_F2: npt.NDArray[np.float64], scene: Scene) -> list[Measure]:

@@ -1,0 +1,240 @@
+"""The text and the plots of `docs/results.md`, from rows that were measured. Data in, text out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from benchmarks.plots import BLUE, COLOURS, GREY, figure_of, svg_of
+from benchmarks.studies import REAL, Study
+from video_infinity_evaluation.pages import cell, summary, tables
+from video_infinity_evaluation.report import Job, Row
+
+HEADLINE = ("mean of the world", "all words right (frames)", "drift of the words", "dynamic_degree")
+"""Measures that are told first; consistency never without the dynamic degree."""
+MEMORY_LIMIT = 1 << 30
+"""Bytes above the model, a rank: how long a video fits is told for so much."""
+PARTS = ("denoise", "decode", "write")
+PAGE = """# What was measured of the methods
+
+Every method made the videos of the same prompts and seeds, with the same model, steps, guidance and
+ranks, and `video-infinity evaluate` measured them over their whole length. A cell is the mean over
+prompts, its 95 % interval (Student's t over prompts) and the number of prompts. `real` is the
+world's own rendering of the same prompts, seen through the same codec: what the measures say where
+nothing is wrong. [How each measure is made](evaluation.md), [what each method is](methods.md).
+
+*Mean of the world* is the mean of the shares below it: words and digit, first direction, steps on
+the axis, turns at a border, and what jumps and standing still leave of 1. Consistency rewards a
+frozen picture: read it beside `dynamic_degree`.
+
+Repeat: `{command} --out DIR --page docs/results.md`. What was measured of each video is in
+`benchmarks/results/quality/rows.jsonl`; with that directory as `--out` nothing is made twice.
+
+Machine: {machine}. {done}
+
+{notes}{sections}"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A study on one model, and what is measured of it so far.
+
+    jobs  (column, job), the same job in several columns or studies at times
+    """
+
+    study: Study
+    model: str
+    jobs: Sequence[tuple[str, Job]]
+    rows: Mapping[Job, Row]
+
+    @property
+    def name(self) -> str:
+        return f"results-{self.study.name}-{self.model}"
+
+    @property
+    def sheet(self) -> str:
+        """The contact sheet's file."""
+        return f"{self.name}.png"
+
+    def labelled(self) -> list[Row]:
+        """The rows, with their columns in the place of the methods."""
+        return [
+            {**self.rows[job], "job": {**self.rows[job]["job"], "method": column}}
+            for column, job in self.jobs
+            if job in self.rows
+        ]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Numbers of frames of which there is a row."""
+        return sorted({row["job"]["num_frames"] for row in self.labelled()})
+
+
+def headline(shown: Shown) -> str:
+    """Markdown: a table for each of HEADLINE, methods down and lengths across."""
+    rows, parts = shown.labelled(), []
+    columns = list(dict.fromkeys(row["job"]["method"] for row in rows))
+    for name in HEADLINE:
+        lines = [
+            f"| {name} | {' | '.join(f'{n:,} frames' for n in shown.lengths)} |",
+            f"| --- | {' | '.join('---' for _ in shown.lengths)} |",
+        ]
+        for column in columns:
+            cells = [
+                cell(summary([r for r in rows if r["job"]["num_frames"] == n], column, name))
+                for n in shown.lengths
+            ]
+            lines.append(f"| {column} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def costs(shown: Shown) -> str:
+    """Markdown: seconds and memory of each column, how they grow, and what fits."""
+    lengths = shown.lengths
+    lines = [
+        f"| | {' | '.join(f's, {n:,}' for n in lengths)} | time grows as L to the power | "
+        f"{' | '.join(f'MB, {n:,}' for n in lengths)} | frames in {MEMORY_LIMIT >> 20} MiB |",
+        f"| --- |{' --- |' * (2 * len(lengths) + 2)}",
+    ]
+    for column in dict.fromkeys(column for column, _ in shown.jobs if column != REAL):
+        seconds = {n: _median(shown, column, n, _seconds) for n in lengths}
+        peaks = {n: _median(shown, column, n, _peak) for n in lengths}
+        told = [f"{s:.0f}" if (s := seconds[n]) is not None else "" for n in lengths]
+        held = [f"{p / 1e6:.0f}" if (p := peaks[n]) is not None else "" for n in lengths]
+        lines.append(
+            f"| {column} | {' | '.join(told)} | {_power(seconds)} | {' | '.join(held)} | "
+            f"{_fits(peaks)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _seconds(row: Row) -> float | None:
+    told = row["made"]["seconds"]
+    return sum(told.get(part, 0.0) for part in PARTS) if told else None
+
+
+def _peak(row: Row) -> float | None:
+    return max(row["made"]["peak_memory_bytes"], default=None)
+
+
+def _median(
+    shown: Shown, column: str, num_frames: int, value_of: Callable[[Row], float | None]
+) -> float | None:
+    found = [
+        value
+        for row in shown.labelled()
+        if (row["job"]["method"], row["job"]["num_frames"]) == (column, num_frames)
+        for value in [value_of(row)]
+        if value is not None
+    ]
+    return median(found) if found else None
+
+
+def two_longest(values: Mapping[int, float | None]) -> list[tuple[int, float]]:
+    """(frames, value) of the two longest videos that have one."""
+    return [(n, value) for n, value in sorted(values.items()) if value][-2:]
+
+
+def _power(seconds: Mapping[int, float | None]) -> str:
+    known = two_longest(seconds)
+    if len(known) < 2:
+        return ""
+    (short, before), (long, after) = known
+    return f"{math.log(after / before) / math.log(long / short):.2f}"
+
+
+def _fits(peaks: Mapping[int, float | None]) -> str:
+    """Frames within MEMORY_LIMIT, by the line through the two longest videos."""
+    known = two_longest(peaks)
+    if len(known) < 2:
+        return ""
+    (short, before), (long, after) = known
+    slope = (after - before) / (long - short)
+    if slope <= 0:
+        return "any"
+    return f"{max(0, int(long + (MEMORY_LIMIT - after) / slope)):,}"
+
+
+def page(all_shown: Sequence[Shown], images: Path, command: str, machine: str) -> str:
+    """The whole page; `images` says which pictures are there to be shown."""
+    sections = []
+    for shown in all_shown:
+        if not shown.rows:
+            continue
+        parts = [f"## {shown.study.title}: `{shown.model}`\n", headline(shown)]
+        for file, words in (
+            (f"{shown.name}.svg", "Mean of the world and seconds by length"),
+            (shown.sheet, _caption(shown)),
+        ):
+            if (images / file).exists():
+                parts.append(f"![{words}](images/{file})\n\n*{words}.*\n")
+        if any(row["made"]["seconds"] for row in shown.rows.values()):
+            parts += ["### Time and memory\n", _COSTS, costs(shown)]
+        parts.append(tables(shown.labelled()))
+        sections.append("\n".join(parts))
+    made, wanted = sum(len(s.rows) for s in all_shown), sum(len(s.jobs) for s in all_shown)
+    done = f"{made} of {wanted} videos are measured." if made < wanted else ""
+    notes = images.parent / "results-notes.md"
+    said = notes.read_text() + "\n" if notes.exists() else ""
+    return PAGE.format(
+        command=command, machine=machine, done=done, notes=said, sections="\n".join(sections)
+    )
+
+
+_COSTS = (
+    "Medians over prompts, of denoise, decode and writing; memory is that of the rank that took "
+    "most, above the model. Power and frames that fit follow from the two longest lengths.\n"
+)
+
+
+def _caption(shown: Shown) -> str:
+    longest = max(job.num_frames for _, job in shown.jobs)
+    rows = ", ".join(dict.fromkeys(column for column, _ in shown.jobs))
+    return f"{longest:,} frames of one prompt, from first to last; rows: {rows}"
+
+
+def plots(all_shown: Sequence[Shown]) -> dict[str, str]:
+    """SVG by file name, for each study with several lengths."""
+    return {f"{s.name}.svg": _by_length(s) for s in all_shown if len(s.lengths) > 1}
+
+
+def _by_length(shown: Shown) -> str:
+    columns = list(dict.fromkeys(column for column, _ in shown.jobs))
+    rows = shown.labelled()
+    with figure_of(2, height=3.8) as (figure, axes):
+        quality, cost = axes[0]
+        for index, column in enumerate(columns):
+            colour = GREY if column == REAL else (BLUE, *COLOURS[1:])[index % len(COLOURS)]
+            style = "-" if index < len(COLOURS) else "--"
+            points = [
+                (n, found.mean, found.half_width or 0.0)
+                for n in shown.lengths
+                for found in [
+                    summary([r for r in rows if r["job"]["num_frames"] == n], column, HEADLINE[0])
+                ]
+                if found is not None
+            ]
+            if points:
+                x, y, error = zip(*points, strict=True)
+                quality.errorbar(
+                    x, y, error, label=column, color=colour, linestyle=style, marker="o", capsize=2
+                )
+            times = [
+                (n, s)
+                for n in shown.lengths
+                for s in [_median(shown, column, n, _seconds)]
+                if s is not None
+            ]
+            if times:
+                cost.loglog(*zip(*times, strict=True), color=colour, linestyle=style, marker="o")
+        quality.set_xscale("log", base=2)
+        quality.set_title("mean of the world")
+        quality.set_xlabel("frames")
+        cost.set_title("seconds a video")
+        cost.set_xlabel("frames")
+        figure.legend(loc="outside right upper")
+        return svg_of(figure)

@@ -1,0 +1,168 @@
+"""What `docs/results.md` compares: which videos stand beside each other, and how many. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from video_infinity_evaluation.report import Job
+
+REAL = "real"
+"""The world's own rendering of the same prompts."""
+
+METHODS = (
+    "clip-parallel",
+    "direct",
+    "independent",
+    "freenoise",
+    "multidiffusion",
+    "autoregressive",
+    "masked-continuation",
+    "fifo",
+)
+LONGEST = ("clip-parallel", "independent", "freenoise")
+"""Ours and two peers, on the longest video."""
+
+FRAMES_PER_LATENT = MappingProxyType({"demo": 1, "demo-wan": 4})
+
+
+@dataclass(frozen=True)
+class Column:
+    """One way to make a video."""
+
+    name: str
+    method: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """Columns that stand beside each other.
+
+    prompts  by the number of frames; the first so many of one list
+    models   those that it is done on
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    prompts: Mapping[int, int]
+    models: tuple[str, ...] = tuple(FRAMES_PER_LATENT)
+
+
+def _plain(names: Sequence[str]) -> tuple[Column, ...]:
+    return tuple(Column(name, name) for name in names)
+
+
+def _ours(**options: str) -> tuple[Column, ...]:
+    return tuple(
+        Column(name.replace("_", " "), "clip-parallel", tuple(words.split()))
+        for name, words in options.items()
+    )
+
+
+STUDIES = (
+    Study(
+        "methods", "Methods", _plain((*METHODS, REAL)), MappingProxyType({64: 20, 192: 5, 1024: 2})
+    ),
+    Study("longest", "The longest videos", _plain((*LONGEST, REAL)), MappingProxyType({2304: 2})),
+    Study(
+        "parts",
+        "Without one part",
+        _ours(
+            whole="",
+            without_conv="--without conv",
+            without_norm="--without norm",
+            without_attention="--without attention",
+            without_all_three="--without conv,norm,attention",
+            without_local="--without local",
+            without_global="--without global",
+        ),
+        MappingProxyType({192: 5}),
+        models=("demo",),
+    ),
+    Study(
+        "parts-wan",
+        "Without one part",
+        _ours(
+            whole="",
+            without_attention="--without attention",
+            without_local="--without local",
+            without_global="--without global",
+        ),
+        MappingProxyType({192: 5}),
+        models=("demo-wan",),
+    ),
+    Study(
+        "bias",
+        "The paper's bias, and global frames that rotate",
+        _ours(
+            defaults="",
+            bias_10="--local-bias 10 --global-bias 10",
+            bias_1="--local-bias 1 --global-bias 1",
+            rotating="--global-rule rotating",
+            freenoise_noise="--noise freenoise",
+        ),
+        MappingProxyType({192: 5}),
+        models=("demo",),
+    ),
+    Study(
+        "scopes",
+        "Sizes of the local scope and of the global context",
+        tuple(
+            Column(f"{h}:{g}", "clip-parallel", words)
+            for h, g in ((4, 4), (4, 8), (8, 0), (8, 8), (8, 16), (12, 16), (16, 16), (8, 32))
+            for words in [("--local-frames", str(h), "--global-frames", str(g))]
+        ),
+        MappingProxyType({192: 5}),
+        models=("demo",),
+    ),
+    Study(
+        "scopes-wan",
+        "Sizes of the local scope and of the global context",
+        tuple(
+            Column(f"{h}:{g}", "clip-parallel", words)
+            for h, g in ((2, 1), (2, 4), (4, 0), (4, 1), (4, 4), (6, 1), (6, 4))
+            for words in [("--local-frames", str(h), "--global-frames", str(g))]
+        ),
+        MappingProxyType({192: 5}),
+        models=("demo-wan",),
+    ),
+)
+SMALL = (
+    Study(
+        "small",
+        "Two methods",
+        _plain(("clip-parallel", "independent", REAL)),
+        MappingProxyType({32: 2}),
+        models=("demo",),
+    ),
+)
+"""A few videos, to see that all of it works."""
+
+
+def pixel_frames(model: str, num_frames: int) -> int:
+    """The nearest number of frames, not below, that a model makes."""
+    rounds = -(-(num_frames - 1) // FRAMES_PER_LATENT[model])
+    return rounds * FRAMES_PER_LATENT[model] + 1
+
+
+def jobs_of(
+    study: Study, model: str, prompts: Sequence[str], *, ranks: int, steps: int | None
+) -> list[tuple[str, Job]]:
+    """(column, job) of one study on one model: prompt by prompt, so that an interrupted run has
+    every column of the first prompts."""
+    given = ("--num-inference-steps", str(steps)) if steps else ()
+    jobs = []
+    for num_frames, count in study.prompts.items():
+        for prompt in prompts[:count]:
+            frames = pixel_frames(model, num_frames)
+            plain = Job("", prompt, 1, frames, ranks, model)
+            for column in study.columns:
+                options = () if column.method == REAL else (*given, *column.options)
+                job = replace(plain, method=column.method, options=options)
+                if column.method == REAL:
+                    job = replace(job, model=next(iter(FRAMES_PER_LATENT)))
+                jobs.append((column.name, job))
+    return jobs

@@ -1,0 +1,211 @@
+"""Train the second model's causal autoencoder: 64x64 frames to 16 channels of 8x8, four to one.
+
+`python -m training.wan.autoencoder` continues where an interrupted run stopped.
+
+Shapes: B clips, C = 16 latent channels, P pixel frames, F = (P - 1) / 4 + 1 latent frames,
+H = W = 64 pixels, h = w = 8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from torch import Tensor, nn
+
+from training import checkpoint, data
+from training.autoencoder import edges, whiten
+from video_infinity.adapters.wan_vae import chunked
+from video_infinity.comm import SingleCommunicator
+from video_infinity.context.chunks import Chunks, ChunkStream
+
+LATENT_CHANNELS = 16
+FRAMES_PER_LATENT = 4
+CLIP_FRAMES = 13  # pixel frames of a training clip: one latent that stands for one, three for four
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run of this command is determined by."""
+
+    seed: int = 0
+    steps: int = 2000
+    batch_size: int = 3
+    learning_rate: float = 2e-3
+    latent_noise: float = 0.15  # the spread of the posterior, fixed
+    prior_weight: float = 1e-3
+    edge_weight: float = 0.5
+    steps_per_save: int = 100
+
+
+def build_autoencoder() -> AutoencoderKLWan:
+    """An untrained autoencoder of Wan 2.2's layout: a patch of 2x2 pixels, then twice by two.
+
+    Time is halved twice on the way, so that all of it is cheap at full resolution.
+    """
+    return AutoencoderKLWan(
+        base_dim=32,
+        decoder_base_dim=32,
+        z_dim=LATENT_CHANNELS,
+        dim_mult=[1, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        is_residual=True,
+        patch_size=2,
+        in_channels=12,
+        out_channels=12,
+        scale_factor_temporal=FRAMES_PER_LATENT,
+        scale_factor_spatial=8,
+        latents_mean=[0.0] * LATENT_CHANNELS,
+        latents_std=[1.0] * LATENT_CHANNELS,
+    )
+
+
+def encode_mean(model: AutoencoderKLWan, x_B3PHW: Tensor) -> Tensor:
+    """The posterior's mean [B, C, F, h, w] for frames in [-1, 1]."""
+    mean_BCFhw: Tensor = model.encode(x_B3PHW).latent_dist.mode()
+    return mean_BCFhw
+
+
+def decode(model: AutoencoderKLWan, z_BCFhw: Tensor) -> Tensor:
+    """Frames of latents, not clamped. All at once, as the engine's layers do it, and so faster
+    than latent by latent; the result is the same."""
+    num_frames = z_BCFhw.shape[2]
+    stream = ChunkStream(SingleCommunicator(), Chunks(num_frames, num_frames))
+    stream.begin(0)
+    with chunked(model, stream):
+        patches = model.decoder(model.post_quant_conv(z_BCFhw), first_chunk=True)
+    y_B3PHW: Tensor = unpatchify(patches, model.config.patch_size)
+    return y_B3PHW
+
+
+def loss_of(model: AutoencoderKLWan, x_B3PHW: Tensor, settings: Settings) -> Tensor:
+    """As for the first model's: values, edges in space, and the pull to a unit Gaussian."""
+    mean_BCFhw = encode_mean(model, x_B3PHW)
+    noise_BCFhw = torch.randn_like(mean_BCFhw)
+    y_B3PHW = decode(model, mean_BCFhw + settings.latent_noise * noise_BCFhw).float()
+    loss: Tensor = (y_B3PHW - x_B3PHW).abs().mean() + (y_B3PHW - x_B3PHW).square().mean()
+    x_N3HW, y_N3HW = (v.transpose(1, 2).flatten(0, 1) for v in (x_B3PHW, y_B3PHW))
+    for x, y in zip(edges(x_N3HW), edges(y_N3HW), strict=True):
+        loss += settings.edge_weight * (x - y).abs().mean()
+    loss += settings.prior_weight * mean_BCFhw.float().square().mean()
+    return loss
+
+
+def draw_videos(
+    generator: torch.Generator, num_clips: int, num_frames: int, glyphs: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Clips of the world from their beginning: [B, 3, P, H, W] in [-1, 1], and scene_B."""
+    clips = data.draw_clips(generator, num_clips, num_frames, glyphs)
+    moment_P = torch.arange(num_frames)
+    videos = [clips.frames(moment_P, torch.full_like(moment_P, n)) for n in range(num_clips)]
+    return torch.stack(videos).transpose(1, 2) * 2 - 1, clips.scene
+
+
+def draw_windows(
+    generator: torch.Generator, num_clips: int, glyphs: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Clips of CLIP_FRAMES that begin anywhere: a digit may be about to bounce."""
+    start = int(torch.randint(32, (1,), generator=generator))
+    videos, _ = draw_videos(generator, num_clips, start + CLIP_FRAMES, glyphs)
+    return videos[:, :, start:]
+
+
+@torch.no_grad()
+def psnr(model: AutoencoderKLWan, x_B3PHW: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of the reconstruction of frames in [-1, 1]."""
+    y_B3PHW = decode(model, encode_mean(model, x_B3PHW)).clamp(-1, 1)
+    return float(10 * torch.log10(4 / (y_B3PHW - x_B3PHW).square().mean()))
+
+
+def lay_out_for_cpu(model: AutoencoderKLWan) -> None:
+    """Weights of convolutions with their channels last: a step takes a quarter less."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            order = torch.channels_last_3d
+        elif isinstance(module, nn.Conv2d):
+            order = torch.channels_last
+        else:
+            continue
+        module.weight.data = module.weight.data.contiguous(memory_format=order)
+
+
+def train(settings: Settings, out: Path) -> None:
+    """Train to the end and leave `out`/vae in diffusers format."""
+    torch.manual_seed(settings.seed)
+    glyphs, unseen = data.split_glyphs(held_out=False), data.split_glyphs(held_out=True)
+    model = build_autoencoder()
+    lay_out_for_cpu(model)
+    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, settings.steps, pct_start=0.05
+    )
+    path = out / "autoencoder.pt"
+    first_step, seconds = 0, 0.0
+    if state := checkpoint.load(path):
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first_step, seconds = state["step"], state["seconds"]
+    started = time.monotonic() - seconds
+    for step in range(first_step, settings.steps):
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        x_B3PHW = draw_windows(generator, settings.batch_size, glyphs)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(model, x_B3PHW, settings)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % settings.steps_per_save == 0 or step + 1 == settings.steps:
+            seconds = time.monotonic() - started
+            test_B3PHW = draw_windows(torch.Generator().manual_seed(1), 12, unseen)
+            checkpoint.log_row(
+                out / "autoencoder.csv",
+                step=step + 1,
+                seconds=seconds,
+                loss=loss.item(),
+                psnr_db=psnr(model, test_B3PHW),
+            )
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {"schedule": schedule.state_dict(), "step": step + 1, "seconds": seconds}
+            checkpoint.save(path, state)
+    model.eval()
+    finish(model, glyphs, unseen)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()
+    model.save_pretrained(out / "vae")
+
+
+@torch.no_grad()
+def finish(
+    model: AutoencoderKLWan, glyphs: tuple[Tensor, Tensor], unseen: tuple[Tensor, Tensor]
+) -> None:
+    """Whiten the latents, and show that the pictures stay as they were."""
+    generator = torch.Generator().manual_seed(2)
+    means = [encode_mean(model, draw_videos(generator, 8, 49, glyphs)[0]) for _ in range(16)]
+    unseen_B3PHW, _ = draw_videos(torch.Generator().manual_seed(3), 16, 49, unseen)
+    before = psnr(model, unseen_B3PHW)
+    variance_C = whiten(model.quant_conv, model.post_quant_conv, torch.cat(means))
+    print("variances of the latents' components:", [round(float(v), 4) for v in variance_C])
+    after = psnr(model, unseen_B3PHW)
+    print(f"PSNR on held-out digits: {before:.2f} dB, after whitening {after:.2f} dB")
+
+
+def main() -> None:
+    """The command's entry."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out/training-wan"))
+    parser.add_argument("--steps", type=int, default=Settings.steps)
+    arguments = parser.parse_args()
+    train(Settings(steps=arguments.steps), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
