@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from training import checkpoint, data, world
 
-
 Conv = nn.Conv2d | nn.Conv3d
 
 

@@ -21,7 +21,8 @@ at the end of the heap is kept."""
 def give_back_large_tensors() -> None:
     """From now on, let glibc return large tensors to the system as soon as they are freed.
 
-    Left alone, it keeps what it thinks will be wanted again (benchmarks/growth.md says how much).
+    Left alone, it takes the same pages from the system again and again: less memory, and a step
+    takes half as long again (benchmarks/growth.md).
     The slices of layers are smaller than this, and their memory is used again (docs/adr/0015).
     Nothing happens on other systems, or where the environment sets glibc's own variables.
     """
