@@ -24,6 +24,7 @@ from benchmarks.quality_page import Shown, page, plots
 from benchmarks.studies import REAL, SMALL, STUDIES, Study
 from training import data
 from training.evaluate import balanced_scenes
+from video_infinity.adapters import PRESETS
 from video_infinity.destination import atomic_write_bytes
 from video_infinity.output import open_sink
 from video_infinity_evaluation.pages import contact_sheet
@@ -112,7 +113,8 @@ def main() -> None:
     """The command's entry."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--studies", nargs="+", help="default: all")
-    parser.add_argument("--models", nargs="+", default=list(studies.FRAMES_PER_LATENT))
+    embedded = [name for name in studies.FRAMES_PER_LATENT if name in PRESETS]
+    parser.add_argument("--models", nargs="+", default=embedded)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
     parser.add_argument("--small", action="store_true", help="a few short videos")

@@ -34,13 +34,13 @@ class Settings:
     """What one run of this command is determined by."""
 
     seed: int = 0
-    steps: int = 2000
-    batch_size: int = 3
-    learning_rate: float = 2e-3
+    steps: int = 1500
+    batch_size: int = 4
+    learning_rate: float = 1e-3
     latent_noise: float = 0.15  # the spread of the posterior, fixed
     prior_weight: float = 1e-3
     edge_weight: float = 0.5
-    steps_per_save: int = 100
+    steps_per_save: int = 50
 
 
 def build_autoencoder() -> AutoencoderKLWan:
