@@ -144,6 +144,21 @@ class _Nowhere(Communicator):
         return None
 
 
+class _TablesByShape:
+    """A rotary embedding whose tables are right in shape alone: each is made once."""
+
+    def __init__(self, rotary: Rotary) -> None:
+        self.trained_frames, self._rotary = rotary.trained_frames, rotary
+        self.in_space, self.in_time = rotary.in_space, rotary.in_time
+        self._made: dict[torch.Size, Any] = {}
+
+    def time_table(self, position: torch.Tensor) -> Any:
+        """A table for as many positions, whichever came first."""
+        if position.shape not in self._made:
+            self._made[position.shape] = self._rotary.time_table(position)
+        return self._made[position.shape]
+
+
 class _FirstBlocks(ClipContext):
     """A context in which attention does a few of its blocks, of each kind the first."""
 
@@ -152,7 +167,7 @@ class _FirstBlocks(ClipContext):
         return replace(layout, inner=layout.inner[:1], outer=layout.outer[:1])
 
     def frame_layout(self, rotary: Rotary, tokens: int, device: torch.device) -> FrameLayout:
-        layout = super().frame_layout(rotary, tokens, device)
+        layout = super().frame_layout(_TablesByShape(rotary), tokens, device)
         by_kind = {(b.stop - b.start, b.far_QM is None): b for b in layout.blocks}
         return replace(layout, blocks=tuple(by_kind.values()))
 
