@@ -49,6 +49,7 @@ PARTS = ("conv", "norm", "attention", "full")
 def figure_of(
     columns: int, width: float = 9.6, height: float = 3.4, rows: int = 1
 ) -> Iterator[Any]:
+    """A figure and its axes [rows, columns] in the style of the pages; width, height in inches."""
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(
             rows, columns, figsize=(width, height), squeeze=False, layout="constrained"

@@ -134,7 +134,8 @@ def main() -> None:
         for study, model, jobs in asked
     ]
     target = arguments.page or arguments.out / "results.md"
-    words = ["--ranks", str(arguments.ranks)]
+    words = [*(["--small"] if arguments.small else []), "--ranks", str(arguments.ranks)]
+    words += ["--studies", *arguments.studies] if arguments.studies else []
     words += ["--steps", str(arguments.steps)] if arguments.steps else []
     command = " ".join(["python -m benchmarks.quality", *words])
     write_page(target, all_shown, arguments.out, command, in_words(describe()))

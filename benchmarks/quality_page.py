@@ -30,8 +30,8 @@ nothing is wrong. [How each measure is made](evaluation.md), [what each method i
 the axis, turns at a border, and what jumps and standing still leave of 1. Consistency rewards a
 frozen picture: read it beside `dynamic_degree`.
 
-Repeat: `{command} --out DIR --page docs/results.md`. What was measured of each video is in
-`benchmarks/results/quality/rows.jsonl`; with that directory as `--out` nothing is made twice.
+Repeat: `{command} --out DIR --page FILE`. What was measured of each video is a line of
+`rows.jsonl` in `DIR`; what is there is not made twice.
 
 Machine: {machine}. {done}
 

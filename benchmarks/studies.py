@@ -62,6 +62,15 @@ def _ours(**options: str) -> tuple[Column, ...]:
     )
 
 
+def _scopes(sizes: str) -> tuple[Column, ...]:
+    """Columns of local scope and global context, H:G."""
+    pairs = [(size, *size.split(":")) for size in sizes.split()]
+    return tuple(
+        Column(size, "clip-parallel", ("--local-frames", h, "--global-frames", g))
+        for size, h, g in pairs
+    )
+
+
 STUDIES = (
     Study(
         "methods", "Methods", _plain((*METHODS, REAL)), MappingProxyType({64: 20, 192: 5, 1024: 2})
@@ -110,22 +119,14 @@ STUDIES = (
     Study(
         "scopes",
         "Sizes of the local scope and of the global context",
-        tuple(
-            Column(f"{h}:{g}", "clip-parallel", words)
-            for h, g in ((4, 4), (4, 8), (8, 0), (8, 8), (8, 16), (12, 16), (16, 16), (8, 32))
-            for words in [("--local-frames", str(h), "--global-frames", str(g))]
-        ),
+        _scopes("4:4 4:8 8:0 8:8 8:16 12:16 16:16 8:32"),
         MappingProxyType({192: 5}),
         models=("demo",),
     ),
     Study(
         "scopes-wan",
         "Sizes of the local scope and of the global context",
-        tuple(
-            Column(f"{h}:{g}", "clip-parallel", words)
-            for h, g in ((2, 1), (2, 4), (4, 0), (4, 1), (4, 4), (6, 1), (6, 4))
-            for words in [("--local-frames", str(h), "--global-frames", str(g))]
-        ),
+        _scopes("2:1 2:4 4:0 4:1 4:4 6:1 6:4"),
         MappingProxyType({192: 5}),
         models=("demo-wan",),
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,10 +64,16 @@ def loss_of(model: AutoencoderKL, x_B3HW: Tensor, settings: Settings) -> Tensor:
     mean_BChw = model.quant_conv(model.encoder(x_B3HW))[:, :8]
     noise_BChw = torch.randn_like(mean_BChw)
     y_B3HW = model.decode(mean_BChw + settings.latent_noise * noise_BChw).sample
-    loss: Tensor = (y_B3HW - x_B3HW).abs().mean() + (y_B3HW - x_B3HW).square().mean()
-    for x, y in zip(edges(x_B3HW), edges(y_B3HW), strict=True):
+    return distance(x_B3HW, y_B3HW, mean_BChw, settings)
+
+
+def distance(x_N3HW: Tensor, y_N3HW: Tensor, mean_NC: Tensor, settings: Settings) -> Tensor:
+    """Of frames and their reconstructions in [-1, 1], in values and edges; and of the posterior's
+    mean [N, C, ...] from 0."""
+    loss: Tensor = (y_N3HW - x_N3HW).abs().mean() + (y_N3HW - x_N3HW).square().mean()
+    for x, y in zip(edges(x_N3HW), edges(y_N3HW), strict=True):
         loss += settings.edge_weight * (x - y).abs().mean()
-    loss += settings.prior_weight * mean_BChw.square().mean()
+    loss += settings.prior_weight * mean_NC.square().mean()
     return loss
 
 
@@ -124,11 +131,18 @@ def whiten(quant: Conv, post: Conv, mean_BC: Tensor) -> Tensor:
     return components_C
 
 
-def train(settings: Settings, out: Path) -> None:
-    """Train to the end and leave `out`/vae in diffusers format."""
-    torch.manual_seed(settings.seed)
-    glyphs, unseen = data.split_glyphs(held_out=False), data.split_glyphs(held_out=True)
-    model = build_autoencoder()
+def fit(
+    model: nn.Module,
+    settings: Settings,
+    out: Path,
+    loss_at: Callable[[torch.Generator], Tensor],
+    psnr_now: Callable[[], float],
+) -> None:
+    """Train from the checkpoint in `out`, if there is one, to the end of the settings.
+
+    loss_at   the loss of one batch, drawn by a generator that is seeded with the step
+    psnr_now  in dB on held-out digits, for the log
+    """
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, settings.steps, pct_start=0.05
@@ -143,28 +157,34 @@ def train(settings: Settings, out: Path) -> None:
     started = time.monotonic() - seconds
     for step in range(first_step, settings.steps):
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        x_B3HW = draw_frames(generator, settings.batch_size, glyphs)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(model, x_B3HW, settings)
+            loss = loss_at(generator)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if (step + 1) % settings.steps_per_save == 0 or step + 1 == settings.steps:
             seconds = time.monotonic() - started
-            test_B3HW = draw_frames(torch.Generator().manual_seed(1), 128, unseen)
-            checkpoint.log_row(
-                out / "autoencoder.csv",
-                step=step + 1,
-                seconds=seconds,
-                loss=loss.item(),
-                psnr_db=psnr(model, test_B3HW),
-            )
+            row = {"step": step + 1, "seconds": seconds, "loss": loss.item()}
+            checkpoint.log_row(out / "autoencoder.csv", **row, psnr_db=psnr_now())
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             state |= {"schedule": schedule.state_dict(), "step": step + 1, "seconds": seconds}
             checkpoint.save(path, state)
     model.eval()
+
+
+def train(settings: Settings, out: Path) -> None:
+    """Train to the end and leave `out`/vae in diffusers format."""
+    torch.manual_seed(settings.seed)
+    glyphs, unseen = data.split_glyphs(held_out=False), data.split_glyphs(held_out=True)
+    model = build_autoencoder()
+
+    def loss_at(generator: torch.Generator) -> Tensor:
+        return loss_of(model, draw_frames(generator, settings.batch_size, glyphs), settings)
+
+    test_B3HW = draw_frames(torch.Generator().manual_seed(1), 128, unseen)
+    fit(model, settings, out, loss_at, lambda: psnr(model, test_B3HW))
     test_B3HW = draw_frames(torch.Generator().manual_seed(2), 2000, glyphs)
     unseen_B3HW = draw_frames(torch.Generator().manual_seed(3), 500, unseen)
     before = psnr(model, unseen_B3HW)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 import shutil
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -31,6 +30,7 @@ from training.known import draw_known, frame_timesteps
 from training.latents import LatentPool
 from training.positions import PositionHeads
 from training.sampling import build_scheduler
+from training.schedule import follow, rate_at
 from training.text import build_text_encoder, build_tokenizer, tokens_of
 from training.unet import build_unet, temporal_layers_bypassed
 
@@ -58,7 +58,6 @@ KNOWN = Stage("known", 4, 800, 24, 8, 6e-4, 1e-5, 0.996, noisy_share=0.35, known
 STAGES = (FRAMES, MOTION, CLIPS, KNOWN)
 NOISY = 800  # motion is settled at the timesteps from here on
 POSITION_WEIGHT = 0.3
-WARMUP_STEPS = 100
 EMPTY_SHARE = 0.1  # of the samples see the empty prompt
 SPATIAL_SHARE = 0.3  # of the learning rate, once the spatial layers need only be kept
 POOL_CAPACITY = 12_000
@@ -66,13 +65,6 @@ POOL_FIRST = 1_000
 POOL_PER_STEP = 1
 STEPS_PER_LOG = 50
 STEPS_PER_SAVE = 200
-
-
-def rate_at(stage: Stage, step: int) -> float:
-    """Learning rate: linear warm-up, then a half cosine to `final_rate`."""
-    warm = min(1.0, (step + 1) / WARMUP_STEPS)
-    fall = 0.5 + 0.5 * math.cos(math.pi * step / stage.steps)
-    return warm * (stage.final_rate + (stage.learning_rate - stage.final_rate) * fall)
 
 
 class Denoiser(nn.Module):
@@ -220,11 +212,7 @@ class Trainer:
             if stage.num_clips and group["name"] == "spatial":
                 group["lr"] *= SPATIAL_SHARE
         self.optimizer.step()
-        decay = min(stage.average_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.parameters()), list(self.model.parameters()), 1 - decay
-            )
+        follow(self.average, self.model, stage, step)
         self.done[stage.name] += 1
         return losses
 

@@ -172,12 +172,12 @@ def _make_row(job: Job, folder: Path, make: Maker, backends: Backends) -> Row:
 
 def _append(file: Path, line: str) -> None:
     """One more line, on one of its own even where the last was cut off."""
-    with file.open("a+", encoding="utf-8") as rows:
+    with file.open("ab+") as rows:
         if rows.tell():
-            rows.seek(0)
-            if not rows.read().endswith("\n"):
-                rows.write("\n")
-        rows.write(line + "\n")
+            rows.seek(-1, os.SEEK_END)
+            if rows.read(1) != b"\n":
+                rows.write(b"\n")
+        rows.write(line.encode() + b"\n")
         rows.flush()
         os.fsync(rows.fileno())
 

@@ -153,7 +153,7 @@ def test_the_page_tells_how_to_repeat_it_and_what_grows(rows: list[Row], tmp_pat
     shown = shown_of(rows)
     (tmp_path / "images").mkdir()
     text = page([shown], tmp_path / "images", "python -m benchmarks.quality --ranks 3", "a machine")
-    assert "`python -m benchmarks.quality --ranks 3 --out DIR --page" in text
+    assert "`python -m benchmarks.quality --ranks 3 --out DIR --page FILE`" in text
     assert "Machine: a machine." in text and "images/" not in text, "no picture is there"
     assert "| up | 10 | 20 | 1.00 | 67 | 134 | 192 |" in text, "seconds, power, MB, frames that fit"
     assert "| all words right (frames) | 12 frames | 24 frames |" in text

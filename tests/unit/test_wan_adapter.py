@@ -102,6 +102,16 @@ def test_facts_are_read_before_weights(model: Path, two_experts: Path) -> None:
     assert 2 * defaults.local_frames + 1 + defaults.global_frames == 21
 
 
+def test_positions_keep_to_the_length_that_the_model_says(model: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(model, tmp_path / "own")
+    (own / "video_infinity.json").write_text(json.dumps({"trained_frames": 13}))
+    z_BCFHW = torch.zeros(1, 4, 2, 8, 8)
+    for directory, frames in ((model, 21), (own, 13)):
+        adapter = load_model(ModelSpec(str(directory), device="cpu"))
+        ((_, rotary),) = adapter.sites().swaps
+        assert rotary(z_BCFHW).trained_frames == frames
+
+
 def test_latent_frames_stand_for_one_and_then_four_pixel_frames(model: Path) -> None:
     facts = inspect_model(spec(model))
     plan = Plan(split_timeline(11, 3), Scopes(0, 0))

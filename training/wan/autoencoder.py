@@ -9,8 +9,7 @@ H = W = 64 pixels, h = w = 8.
 from __future__ import annotations
 
 import argparse
-import time
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,8 +17,8 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
-from training import checkpoint, data
-from training.autoencoder import edges, whiten
+from training import data
+from training.autoencoder import Settings, distance, fit, whiten
 from video_infinity.adapters.wan_vae import chunked
 from video_infinity.comm import SingleCommunicator
 from video_infinity.context.chunks import Chunks, ChunkStream
@@ -29,18 +28,7 @@ FRAMES_PER_LATENT = 4
 CLIP_FRAMES = 13  # pixel frames of a training clip: one latent that stands for one, three for four
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What one run of this command is determined by."""
-
-    seed: int = 0
-    steps: int = 1500
-    batch_size: int = 4
-    learning_rate: float = 1e-3
-    latent_noise: float = 0.15  # the spread of the posterior, fixed
-    prior_weight: float = 1e-3
-    edge_weight: float = 0.5
-    steps_per_save: int = 50
+SETTINGS = Settings(steps=1500, batch_size=4, learning_rate=1e-3, steps_per_save=50)
 
 
 def build_autoencoder() -> AutoencoderKLWan:
@@ -89,12 +77,8 @@ def loss_of(model: AutoencoderKLWan, x_B3PHW: Tensor, settings: Settings) -> Ten
     mean_BCFhw = encode_mean(model, x_B3PHW)
     noise_BCFhw = torch.randn_like(mean_BCFhw)
     y_B3PHW = decode(model, mean_BCFhw + settings.latent_noise * noise_BCFhw).float()
-    loss: Tensor = (y_B3PHW - x_B3PHW).abs().mean() + (y_B3PHW - x_B3PHW).square().mean()
     x_N3HW, y_N3HW = (v.transpose(1, 2).flatten(0, 1) for v in (x_B3PHW, y_B3PHW))
-    for x, y in zip(edges(x_N3HW), edges(y_N3HW), strict=True):
-        loss += settings.edge_weight * (x - y).abs().mean()
-    loss += settings.prior_weight * mean_BCFhw.float().square().mean()
-    return loss
+    return distance(x_N3HW, y_N3HW, mean_BCFhw.float(), settings)
 
 
 def draw_videos(
@@ -141,42 +125,12 @@ def train(settings: Settings, out: Path) -> None:
     glyphs, unseen = data.split_glyphs(held_out=False), data.split_glyphs(held_out=True)
     model = build_autoencoder()
     lay_out_for_cpu(model)
-    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, settings.steps, pct_start=0.05
-    )
-    path = out / "autoencoder.pt"
-    first_step, seconds = 0, 0.0
-    if state := checkpoint.load(path):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        first_step, seconds = state["step"], state["seconds"]
-    started = time.monotonic() - seconds
-    for step in range(first_step, settings.steps):
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        x_B3PHW = draw_windows(generator, settings.batch_size, glyphs)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(model, x_B3PHW, settings)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % settings.steps_per_save == 0 or step + 1 == settings.steps:
-            seconds = time.monotonic() - started
-            test_B3PHW = draw_windows(torch.Generator().manual_seed(1), 12, unseen)
-            checkpoint.log_row(
-                out / "autoencoder.csv",
-                step=step + 1,
-                seconds=seconds,
-                loss=loss.item(),
-                psnr_db=psnr(model, test_B3PHW),
-            )
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            state |= {"schedule": schedule.state_dict(), "step": step + 1, "seconds": seconds}
-            checkpoint.save(path, state)
-    model.eval()
+
+    def loss_at(generator: torch.Generator) -> Tensor:
+        return loss_of(model, draw_windows(generator, settings.batch_size, glyphs), settings)
+
+    test_B3PHW = draw_windows(torch.Generator().manual_seed(1), 12, unseen)
+    fit(model, settings, out, loss_at, lambda: psnr(model, test_B3PHW))
     finish(model, glyphs, unseen)
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()
@@ -202,9 +156,9 @@ def main() -> None:
     """The command's entry."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/training-wan"))
-    parser.add_argument("--steps", type=int, default=Settings.steps)
+    parser.add_argument("--steps", type=int, default=SETTINGS.steps)
     arguments = parser.parse_args()
-    train(Settings(steps=arguments.steps), arguments.out)
+    train(replace(SETTINGS, steps=arguments.steps), arguments.out)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from training import checkpoint, data
 from training.known import draw_known
+from training.schedule import follow, rate_at
 from training.wan import text
 from training.wan.autoencoder import LATENT_CHANNELS
 from training.wan.latents import TRAINED_FRAMES, LatentPool
@@ -53,7 +54,6 @@ STAGES = (BEGINNINGS, CLIPS)
 FLOW_SHIFT = 3.0
 """Of noise levels, in training as in sampling: more of them are high. (Esser et al., 2024)"""
 EVEN_SHARE = 0.3  # of the noise levels are drawn evenly
-WARMUP_STEPS = 100
 EMPTY_SHARE = 0.1  # of the clips see the empty prompt
 POOL_CAPACITY = 6_000
 POOL_FIRST = 768
@@ -61,13 +61,6 @@ POOL_BATCH = 4
 STEPS_PER_ADD = 8
 STEPS_PER_LOG = 50
 STEPS_PER_SAVE = 100
-
-
-def rate_at(stage: Stage, step: int) -> float:
-    """Learning rate: linear warm-up, then a half cosine to `final_rate`."""
-    warm = min(1.0, (step + 1) / WARMUP_STEPS)
-    fall = 0.5 + 0.5 * math.cos(math.pi * step / stage.steps)
-    return warm * (stage.final_rate + (stage.learning_rate - stage.final_rate) * fall)
 
 
 def build_transformer() -> WanTransformer3DModel:
@@ -220,11 +213,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(stage, step)
             optimizer.step()
-        decay = min(stage.average_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.parameters()), list(self.model.parameters()), 1 - decay
-            )
+        follow(self.average, self.model, stage, step)
         self.done[stage.name] += 1
         return loss.item()
 
