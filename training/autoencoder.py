@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,41 +135,45 @@ def fit(
     model: nn.Module,
     settings: Settings,
     out: Path,
-    loss_at: Callable[[torch.Generator], Tensor],
+    optimizers: Sequence[torch.optim.Optimizer],
+    loss_at: Callable[[int, torch.Generator], Tensor],
     psnr_now: Callable[[], float],
 ) -> None:
     """Train from the checkpoint in `out`, if there is one, to the end of the settings.
 
-    loss_at   the loss of one batch, drawn by a generator that is seeded with the step
-    psnr_now  in dB on held-out digits, for the log
+    optimizers  of the model's parameters, each to follow one cycle of the learning rate
+    loss_at     the loss of a step's batch, drawn by a generator that is seeded with the step
+    psnr_now    in dB on held-out digits, for the log
     """
-    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, settings.steps, pct_start=0.05
-    )
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, settings.learning_rate, settings.steps, pct_start=0.05
+        )
+        for optimizer in optimizers
+    ]
     path = out / "autoencoder.pt"
     first_step, seconds = 0, 0.0
     if state := checkpoint.load(path):
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        for part, saved in zip((*optimizers, *schedules), state["optimizing"], strict=True):
+            part.load_state_dict(saved)
         first_step, seconds = state["step"], state["seconds"]
     started = time.monotonic() - seconds
     for step in range(first_step, settings.steps):
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_at(generator)
-        optimizer.zero_grad()
+            loss = loss_at(step, generator)
+        model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for part in (*optimizers, *schedules):
+            part.step()
         if (step + 1) % settings.steps_per_save == 0 or step + 1 == settings.steps:
             seconds = time.monotonic() - started
             row = {"step": step + 1, "seconds": seconds, "loss": loss.item()}
             checkpoint.log_row(out / "autoencoder.csv", **row, psnr_db=psnr_now())
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            state |= {"schedule": schedule.state_dict(), "step": step + 1, "seconds": seconds}
+            state = {"model": model.state_dict(), "step": step + 1, "seconds": seconds}
+            state |= {"optimizing": [part.state_dict() for part in (*optimizers, *schedules)]}
             checkpoint.save(path, state)
     model.eval()
 
@@ -180,11 +184,12 @@ def train(settings: Settings, out: Path) -> None:
     glyphs, unseen = data.split_glyphs(held_out=False), data.split_glyphs(held_out=True)
     model = build_autoencoder()
 
-    def loss_at(generator: torch.Generator) -> Tensor:
+    def loss_at(_: int, generator: torch.Generator) -> Tensor:
         return loss_of(model, draw_frames(generator, settings.batch_size, glyphs), settings)
 
     test_B3HW = draw_frames(torch.Generator().manual_seed(1), 128, unseen)
-    fit(model, settings, out, loss_at, lambda: psnr(model, test_B3HW))
+    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, betas=(0.9, 0.99))
+    fit(model, settings, out, [optimizer], loss_at, lambda: psnr(model, test_B3HW))
     test_B3HW = draw_frames(torch.Generator().manual_seed(2), 2000, glyphs)
     unseen_B3HW = draw_frames(torch.Generator().manual_seed(3), 500, unseen)
     before = psnr(model, unseen_B3HW)

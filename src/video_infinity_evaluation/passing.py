@@ -22,7 +22,7 @@ from video_infinity_evaluation.observers import (
 from video_infinity_evaluation.official import Aesthetic, load_official
 from video_infinity_evaluation.world.truth import Witness
 
-PIECE_FRAMES = 8
+PIECE_FRAMES = 4
 
 
 @dataclass(frozen=True)

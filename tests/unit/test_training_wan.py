@@ -15,7 +15,15 @@ from training.latents import CLIP_FRAMES as UNET_CLIP_FRAMES
 from training.latents import LatentPool as UnetPool
 from training.unet import build_unet
 from training.wan import text
-from training.wan.autoencoder import build_autoencoder, decode, draw_videos, encode_mean
+from training.wan.autoencoder import (
+    ConvMuon,
+    build_autoencoder,
+    decode,
+    draw_videos,
+    encode_mean,
+    is_kernel,
+    lay_out_for_cpu,
+)
 from training.wan.denoiser import PADDING, Denoiser, noise_levels
 from training.wan.latents import CLIP_FRAMES, LatentPool
 
@@ -88,6 +96,36 @@ def test_whitening_leaves_the_videos_as_they_were():
     covariance_CC = torch.cov(z_CK)
     assert covariance_CC.diagonal().max() == pytest.approx(1, abs=1e-3)
     assert (covariance_CC - torch.diag(covariance_CC.diagonal())).abs().max() < 1e-3
+
+
+def test_a_kernel_goes_as_its_matrix_goes_by_torchs_muon():
+    torch.manual_seed(0)
+    conv = torch.nn.Conv3d(4, 6, 3)
+    lay_out_for_cpu(torch.nn.ModuleList([conv]))
+    plain = torch.nn.Parameter(conv.weight.detach().clone().contiguous().flatten(1))
+    own = torch.optim.Muon([plain], 0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    ours = ConvMuon([conv.weight], 0.01)
+    for _ in range(3):
+        grad = torch.randn(conv.weight.shape)
+        conv.weight.grad, plain.grad = grad, grad.flatten(1)
+        own.step()
+        ours.step()
+    torch.testing.assert_close(conv.weight.flatten(1), plain, atol=1e-3, rtol=0)
+    adam = torch.nn.Parameter(plain.detach().clone())
+    adam.grad = plain.grad
+    torch.optim.AdamW([adam], 0.01).step()
+    assert (adam - plain).abs().max() > 9e-3, "another rule shows"
+
+
+def test_a_kernel_that_is_no_matrix_in_memory_is_refused():
+    with pytest.raises(ValueError, match="channels do not lie last"):
+        ConvMuon([torch.nn.Conv3d(4, 6, 3).weight], 0.01)
+
+
+def test_gains_are_no_kernels(vae):
+    gains = {name for name, p in vae.named_parameters() if p.ndim > 1 and not is_kernel(p)}
+    assert gains
+    assert all(name.endswith("gamma") for name in gains)
 
 
 def test_known_frames_are_a_beginning_and_leave_some_to_ask_for():

@@ -9,8 +9,10 @@ H = W = 64 pixels, h = w = 8.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -28,7 +30,9 @@ FRAMES_PER_LATENT = 4
 CLIP_FRAMES = 13  # pixel frames of a training clip: one latent that stands for one, three for four
 
 
-SETTINGS = Settings(steps=1500, batch_size=4, learning_rate=1e-3, steps_per_save=50)
+SETTINGS = Settings(steps=1500, batch_size=4, learning_rate=3e-3, steps_per_save=50)
+STILL_STEPS, STILL_BATCH = 500, 32
+"""The first steps see single frames: many scenes at once, and nothing of time yet."""
 
 
 def build_autoencoder() -> AutoencoderKLWan:
@@ -82,22 +86,66 @@ def loss_of(model: AutoencoderKLWan, x_B3PHW: Tensor, settings: Settings) -> Ten
 
 
 def draw_videos(
-    generator: torch.Generator, num_clips: int, num_frames: int, glyphs: tuple[Tensor, Tensor]
+    generator: torch.Generator,
+    num_clips: int,
+    num_frames: int,
+    glyphs: tuple[Tensor, Tensor],
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Clips of the world from their beginning: [B, 3, P, H, W] in [-1, 1], and scene_B."""
-    clips = data.draw_clips(generator, num_clips, num_frames, glyphs)
-    moment_P = torch.arange(num_frames)
+    """Clips of the world from frame `first` on: [B, 3, P, H, W] in [-1, 1], and scene_B."""
+    clips = data.draw_clips(generator, num_clips, first + num_frames, glyphs)
+    moment_P = torch.arange(first, first + num_frames)
     videos = [clips.frames(moment_P, torch.full_like(moment_P, n)) for n in range(num_clips)]
     return torch.stack(videos).transpose(1, 2) * 2 - 1, clips.scene
 
 
 def draw_windows(
-    generator: torch.Generator, num_clips: int, glyphs: tuple[Tensor, Tensor]
+    generator: torch.Generator, num_clips: int, num_frames: int, glyphs: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Clips of CLIP_FRAMES that begin anywhere: a digit may be about to bounce."""
-    start = int(torch.randint(32, (1,), generator=generator))
-    videos, _ = draw_videos(generator, num_clips, start + CLIP_FRAMES, glyphs)
-    return videos[:, :, start:]
+    """Clips that begin anywhere: a digit may be about to bounce."""
+    first = int(torch.randint(32, (1,), generator=generator))
+    return draw_videos(generator, num_clips, num_frames, glyphs, first)[0]
+
+
+class ConvMuon(torch.optim.Muon):
+    """Muon over the weights of convolutions, each as a matrix with a row for every output.
+
+    weights  with their channels last in memory, as `lay_out_for_cpu` leaves them
+    """
+
+    def __init__(self, weights: Sequence[nn.Parameter], learning_rate: float) -> None:
+        self.weights = weights
+        self.views = [nn.Parameter(as_matrix(weight.data)) for weight in weights]
+        if any(v.data_ptr() != w.data_ptr() for v, w in zip(self.views, weights, strict=True)):
+            raise ValueError("a weight's channels do not lie last in memory")
+        super().__init__(
+            self.views, learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step, from the gradients of the weights themselves."""
+        for view, weight in zip(self.views, self.weights, strict=True):
+            view.grad = None if weight.grad is None else as_matrix(weight.grad)
+        return super().step(closure)
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """[outputs, everything else], the inputs' channels running fastest."""
+    return weight.movedim(1, -1).flatten(1)
+
+
+def build_optimizers(model: AutoencoderKLWan, settings: Settings) -> list[torch.optim.Optimizer]:
+    """Muon for convolutions, AdamW for gains and biases."""
+    weights = [parameter for parameter in model.parameters() if is_kernel(parameter)]
+    others = [parameter for parameter in model.parameters() if not is_kernel(parameter)]
+    rate = settings.learning_rate
+    return [ConvMuon(weights, rate), torch.optim.AdamW(others, rate, betas=(0.9, 0.99))]
+
+
+def is_kernel(parameter: nn.Parameter) -> bool:
+    """A convolution's weight, and no gain of a norm that has its shape."""
+    return parameter.ndim >= 4 and len(parameter) > 1 and parameter.shape[1] > 1
 
 
 @torch.no_grad()
@@ -126,11 +174,13 @@ def train(settings: Settings, out: Path) -> None:
     model = build_autoencoder()
     lay_out_for_cpu(model)
 
-    def loss_at(generator: torch.Generator) -> Tensor:
-        return loss_of(model, draw_windows(generator, settings.batch_size, glyphs), settings)
+    def loss_at(step: int, generator: torch.Generator) -> Tensor:
+        clips = (STILL_BATCH, 1) if step < STILL_STEPS else (settings.batch_size, CLIP_FRAMES)
+        return loss_of(model, draw_windows(generator, *clips, glyphs), settings)
 
-    test_B3PHW = draw_windows(torch.Generator().manual_seed(1), 12, unseen)
-    fit(model, settings, out, loss_at, lambda: psnr(model, test_B3PHW))
+    test_B3PHW = draw_windows(torch.Generator().manual_seed(1), 12, CLIP_FRAMES, unseen)
+    optimizers = build_optimizers(model, settings)
+    fit(model, settings, out, optimizers, loss_at, lambda: psnr(model, test_B3PHW))
     finish(model, glyphs, unseen)
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()
