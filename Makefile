@@ -1,6 +1,8 @@
 # Every target works on a fresh clone: it makes .venv and installs what it needs.
 SHELL := /bin/bash
 PYTHON ?= python3
+# Processes that `make test` shares its files out to; a test has up to five ranks of its own.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -25,7 +27,7 @@ demo: $(VENV)/.demo
 	  --num-frames 128 --nproc-per-node 2 --output out/demo.mp4 --overwrite
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -226,7 +226,8 @@ def test_plan_says_what_generate_does(
 def test_models_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["models"]) == 0
     listed = capfd.readouterr().out
-    assert all(name in listed for name in ("demo", "videocrafter2", "UNet3DConditionModel"))
+    assert all(name in listed for name in ("demo", "demo-wan", "videocrafter2"))
+    assert all(name in listed for name in ("UNet3DConditionModel", "WanTransformer3DModel"))
 
 
 def test_no_command_is_help(capfd: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from video_infinity.config import ModelSpec
 from video_infinity.errors import ModelError
 
 EMBEDDED_MODEL = Path(str(package_files("video_infinity"))) / "demo" / "model"
+EMBEDDED_WAN = EMBEDDED_MODEL.with_name("wan")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Preset:
 PRESETS = MappingProxyType(
     {
         "demo": Preset(str(EMBEDDED_MODEL), "embedded: handwritten digits that move, 64x64"),
+        "demo-wan": Preset(str(EMBEDDED_WAN), "embedded: the same world by a small Wan, 64x64"),
         "videocrafter2": Preset(
             "cerspense/zeroscope_v2_576w",
             "VideoCrafter2's denoiser with ZeroScope's autoencoder and text encoder",
