@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -145,7 +146,7 @@ def fit(
     loss_at     the loss of a step's batch, drawn by a generator that is seeded with the step
     psnr_now    in dB on held-out digits, for the log
     """
-    schedules = [
+    schedules: list[Any] = [
         torch.optim.lr_scheduler.OneCycleLR(
             optimizer, settings.learning_rate, settings.steps, pct_start=0.05
         )
@@ -155,7 +156,7 @@ def fit(
     first_step, seconds = 0, 0.0
     if state := checkpoint.load(path):
         model.load_state_dict(state["model"])
-        for part, saved in zip((*optimizers, *schedules), state["optimizing"], strict=True):
+        for part, saved in zip([*optimizers, *schedules], state["optimizing"], strict=True):
             part.load_state_dict(saved)
         first_step, seconds = state["step"], state["seconds"]
     started = time.monotonic() - seconds
@@ -166,14 +167,14 @@ def fit(
         model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for part in (*optimizers, *schedules):
+        for part in [*optimizers, *schedules]:
             part.step()
         if (step + 1) % settings.steps_per_save == 0 or step + 1 == settings.steps:
             seconds = time.monotonic() - started
             row = {"step": step + 1, "seconds": seconds, "loss": loss.item()}
             checkpoint.log_row(out / "autoencoder.csv", **row, psnr_db=psnr_now())
             state = {"model": model.state_dict(), "step": step + 1, "seconds": seconds}
-            state |= {"optimizing": [part.state_dict() for part in (*optimizers, *schedules)]}
+            state |= {"optimizing": [part.state_dict() for part in [*optimizers, *schedules]]}
             checkpoint.save(path, state)
     model.eval()
 

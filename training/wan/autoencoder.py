@@ -127,7 +127,7 @@ class ConvMuon(torch.optim.Muon):
         """One step, from the gradients of the weights themselves."""
         for view, weight in zip(self.views, self.weights, strict=True):
             view.grad = None if weight.grad is None else as_matrix(weight.grad)
-        return super().step(closure)
+        return super().step(closure)  # type: ignore[no-untyped-call]
 
 
 def as_matrix(weight: Tensor) -> Tensor:
