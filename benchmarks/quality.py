@@ -14,6 +14,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,10 +29,12 @@ from video_infinity.adapters import PRESETS
 from video_infinity.destination import atomic_write_bytes
 from video_infinity.output import open_sink
 from video_infinity_evaluation.pages import contact_sheet
+from video_infinity_evaluation.passing import load_backends
 from video_infinity_evaluation.report import (
     Job,
     Made,
     generate,
+    make_together,
     read_rows,
     run_jobs,
     video_file,
@@ -79,6 +82,20 @@ def chosen(arguments: argparse.Namespace) -> list[tuple[Study, str, list[tuple[s
     ]
 
 
+def make_and_measure(jobs: Sequence[Job], out: Path, end: float) -> None:
+    """Column by column of each round; begins none after `end` on the monotonic clock."""
+    makers = dict.fromkeys(studies.METHODS, generate) | {REAL: render_real}
+    known, backends = read_rows(out), load_backends()
+    missing = [job for job in dict.fromkeys(jobs) if job not in known]
+    for _, column in itertools.groupby(missing, key=lambda job: replace(job, prompt="")):
+        if time.monotonic() >= end:
+            return
+        together = list(column)
+        if together[0].method != REAL:
+            make_together(together, out)
+        run_jobs(together, out, makers, backends)
+
+
 def sheet_of(shown: Shown, videos: Path) -> bytes | None:
     """A contact sheet of the longest videos of the first prompt; None where one is not there."""
     longest = max(job.num_frames for _, job in shown.jobs if job.method != REAL)
@@ -118,16 +135,15 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
     parser.add_argument("--small", action="store_true", help="a few short videos")
-    parser.add_argument("--minutes", type=float, help="begin no video after so many")
+    parser.add_argument("--minutes", type=float, help="begin no column of a round after so many")
     parser.add_argument("--only-page", action="store_true", help="make no video")
     parser.add_argument("--out", type=Path, default=Path("out/quality"), help="rows and videos")
     parser.add_argument("--page", type=Path, help="default: results.md beside the videos")
     arguments = parser.parse_args()
-    makers = dict.fromkeys(studies.METHODS, generate) | {REAL: render_real}
     end = time.monotonic() + 60 * (arguments.minutes or float("inf"))
     asked = chosen(arguments)
     todo = [] if arguments.only_page else [job for _, _, jobs in asked for _, job in jobs]
-    run_jobs(itertools.takewhile(lambda _: time.monotonic() < end, todo), arguments.out, makers)
+    make_and_measure(todo, arguments.out, end)
     rows = read_rows(arguments.out)
     all_shown = [
         Shown(study, model, jobs, {job: rows[job] for _, job in jobs if job in rows})

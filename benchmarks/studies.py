@@ -24,6 +24,8 @@ METHODS = (
 LONGEST = ("clip-parallel", "independent", "freenoise")
 """Ours and two peers, on the longest video."""
 
+ROUND = 5
+"""Prompts of a column that are made one after the other."""
 FRAMES_PER_LATENT = MappingProxyType({"demo": 1, "demo-wan": 4})
 
 
@@ -126,7 +128,7 @@ STUDIES = (
     Study(
         "scopes-wan",
         "Sizes of the local scope and of the global context",
-        _scopes("2:1 2:4 4:0 4:1 4:4 6:1 6:4"),
+        _scopes("4:0 4:4 6:0 6:4 8:0 8:4 12:0 12:4"),
         MappingProxyType({192: 5}),
         models=("demo-wan",),
     ),
@@ -152,18 +154,18 @@ def pixel_frames(model: str, num_frames: int) -> int:
 def jobs_of(
     study: Study, model: str, prompts: Sequence[str], *, ranks: int, steps: int | None
 ) -> list[tuple[str, Job]]:
-    """(column, job) of one study on one model: prompt by prompt, so that an interrupted run has
-    every column of the first prompts."""
+    """(column, job) of one study on one model. ROUND prompts in every column, then the next, so
+    that an interrupted run has all columns of the first prompts."""
     given = ("--num-inference-steps", str(steps)) if steps else ()
     jobs = []
     for num_frames, count in study.prompts.items():
-        for prompt in prompts[:count]:
-            frames = pixel_frames(model, num_frames)
-            plain = Job("", prompt, 1, frames, ranks, model)
+        frames = pixel_frames(model, num_frames)
+        for first in range(0, count, ROUND):
             for column in study.columns:
-                options = () if column.method == REAL else (*given, *column.options)
-                job = replace(plain, method=column.method, options=options)
-                if column.method == REAL:
-                    job = replace(job, model=next(iter(FRAMES_PER_LATENT)))
-                jobs.append((column.name, job))
+                for prompt in prompts[first : min(first + ROUND, count)]:
+                    options = () if column.method == REAL else (*given, *column.options)
+                    job = Job(column.method, prompt, 1, frames, ranks, model, options)
+                    if column.method == REAL:
+                        job = replace(job, model=next(iter(FRAMES_PER_LATENT)))
+                    jobs.append((column.name, job))
     return jobs

@@ -159,7 +159,8 @@ def launch_ranks(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _rank_environment(num_ranks: int, scratch: Path) -> dict[str, str]:
+def local_environment(num_ranks: int) -> dict[str, str]:
+    """Variables for ranks that are all on this machine, but those that the environment has."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     loopback = "lo" if sys.platform == "linux" else "lo0"
     defaults = {
@@ -167,8 +168,12 @@ def _rank_environment(num_ranks: int, scratch: Path) -> dict[str, str]:
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
     }
+    return {name: value for name, value in defaults.items() if name not in os.environ}
+
+
+def _rank_environment(num_ranks: int, scratch: Path) -> dict[str, str]:
     return {
-        **{name: value for name, value in defaults.items() if name not in os.environ},
+        **local_environment(num_ranks),
         FAILURES_DIR: str(scratch),
         "HF_HUB_OFFLINE": "1",  # the launcher has fetched what there is to fetch
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",

@@ -14,12 +14,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from video_infinity.destination import atomic_write_bytes
+from video_infinity.launch import local_environment
 from video_infinity_evaluation.errors import EvaluationError
 from video_infinity_evaluation.measuring import score
 from video_infinity_evaluation.passing import Backends, load_backends
@@ -28,6 +30,11 @@ from video_infinity_evaluation.scores import Group
 ROWS = "rows.jsonl"
 FORMAT = 2
 """Rows of another format are measured again."""
+TOLD = (
+    *("num_inference_steps", "guidance_scale", "local_frames", "global_frames", "global_rule"),
+    *("local_bias", "global_bias", "noise", "window_frames", "stride_frames"),
+)
+"""Settings that a row keeps, for defaults change and rows stay."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,13 @@ class Made:
     borders            first frames of its clips but the first
     seconds            of its parts, as `generate` reports them
     peak_memory_bytes  of every rank, above the model
+    settings           those of TOLD, as they were in force
     """
 
     borders: tuple[int, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: tuple[int, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 Maker = Callable[[Job, Path], Made]
@@ -81,9 +90,34 @@ def generate(job: Job, path: Path) -> Made:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise EvaluationError(f"{job.method}: {last}")
-    told = json.loads(report.read_text(encoding="utf-8"))
-    peaks = tuple(told["peak_memory_bytes"])
-    return Made(tuple(clip_borders(told)), told["seconds"], peaks)
+    return made_of(json.loads(report.read_text(encoding="utf-8")))
+
+
+def made_of(report: Mapping[str, Any]) -> Made:
+    """What a report of `generate` says."""
+    settings = {name: report["settings"][name] for name in TOLD}
+    peaks = tuple(report["peak_memory_bytes"])
+    return Made(tuple(clip_borders(report)), report["seconds"], peaks, settings)
+
+
+def make_together(jobs: Sequence[Job], folder: Path) -> None:
+    """Make what is not there of jobs of one model and number of ranks, by processes that load the
+    model once. What fails is left to be made, and to be told, by itself."""
+    todo = [job for job in jobs if not is_made(folder, job)]
+    if len(todo) < 2:
+        return
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    told = {"folder": str(folder), "jobs": [asdict(job) for job in todo]}
+    ranks = todo[0].ranks
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "jobs.json"
+        source.write_text(json.dumps(told), encoding="utf-8")
+        words = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", str(ranks), "-m", "video_infinity_evaluation.batch", str(source)),
+        ]
+        environment = os.environ | local_environment(ranks)
+        subprocess.run(words, capture_output=True, env=environment, check=False)
 
 
 def clip_borders(report: Mapping[str, Any]) -> list[int]:
@@ -151,12 +185,23 @@ def video_file(folder: Path, job: Job) -> Path:
     return folder / "videos" / f"{job.key()}.mp4"
 
 
+def is_made(folder: Path, job: Job) -> bool:
+    """Whether there is a video, and what its maker said of it."""
+    path = video_file(folder, job)
+    return path.exists() and path.with_suffix(".made").exists()
+
+
+def keep_made(folder: Path, job: Job, made: Made) -> None:
+    """Put what a maker said beside its video."""
+    file = video_file(folder, job).with_suffix(".made")
+    atomic_write_bytes(file, json.dumps(asdict(made)).encode())
+
+
 def _make_row(job: Job, folder: Path, make: Maker, backends: Backends) -> Row:
     path = video_file(folder, job)
-    made_file = path.with_suffix(".made")
-    if not path.exists() or not made_file.exists():
-        atomic_write_bytes(made_file, json.dumps(asdict(make(job, path))).encode())
-    made = json.loads(made_file.read_text())
+    if not is_made(folder, job):
+        keep_made(folder, job, make(job, path))
+    made = json.loads(path.with_suffix(".made").read_text())
     scores = score(path, job.prompt, borders=made["borders"], backends=backends)
     row = {
         "format": FORMAT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from benchmarks.quality import prompts, render_real
 from benchmarks.quality_page import Shown, page, plots
 from benchmarks.studies import REAL, STUDIES, Column, Study, jobs_of
 from video_infinity_evaluation import Backends, EvaluationError
+from video_infinity_evaluation.batch import options_of
 from video_infinity_evaluation.pages import contact_sheet, summary, tables
 from video_infinity_evaluation.report import (
     ROWS,
@@ -22,6 +24,7 @@ from video_infinity_evaluation.report import (
     Row,
     clip_borders,
     generate,
+    make_together,
     read_rows,
     run_jobs,
     video_file,
@@ -115,15 +118,18 @@ def test_a_sheet_has_a_row_for_each_video(folder: Path, rows: list[Row]) -> None
 TWO = Study("two", "Two", (Column("up", "shuffled"), Column(REAL, REAL)), {12: 2, 24: 1})
 
 
-def test_a_study_is_prompt_by_prompt_and_a_model_makes_the_frames_it_can() -> None:
+def test_a_study_goes_by_rounds_of_prompts_and_a_model_makes_the_frames_it_can() -> None:
     jobs = jobs_of(TWO, "demo", PROMPTS, ranks=3, steps=6)
-    assert [name for name, _ in jobs] == ["up", REAL] * 3
+    assert [name for name, _ in jobs] == ["up", "up", REAL, REAL, "up", REAL]
     assert [job.num_frames for _, job in jobs] == [12] * 4 + [24] * 2
-    assert [job.prompt for _, job in jobs[::2]] == [*PROMPTS, PROMPTS[0]]
-    assert jobs[0][1].options == ("--num-inference-steps", "6") and jobs[1][1].options == ()
+    assert [job.prompt for _, job in jobs] == [*PROMPTS, *PROMPTS, PROMPTS[0], PROMPTS[0]]
+    assert jobs[0][1].options == ("--num-inference-steps", "6") and jobs[2][1].options == ()
+    seven, many = replace(TWO, prompts={12: 7}), [f"{number}" for number in range(7)]
+    names = [name for name, _ in jobs_of(seven, "demo", many, ranks=3, steps=None)]
+    assert names == ["up"] * 5 + [REAL] * 5 + ["up"] * 2 + [REAL] * 2
     wan = jobs_of(TWO, "demo-wan", PROMPTS, ranks=3, steps=None)
     assert {job.num_frames for _, job in wan} == {13, 25}
-    assert [job.model for _, job in wan[:2]] == ["demo-wan", "demo"], "one world"
+    assert [job.model for _, job in wan[1:3]] == ["demo-wan", "demo"], "one world"
 
 
 def test_no_video_stands_in_two_columns_of_a_study() -> None:
@@ -188,6 +194,33 @@ def test_borders_are_in_pixel_frames(
     assert clip_borders(json.loads(json.dumps(report))) == borders
 
 
+def test_words_of_a_job_become_keywords() -> None:
+    words = ("--local-frames", "4", "--without", "conv,norm", "--local-bias", "1.5")
+    job = Job("clip-parallel", PROMPTS[0], 1, 24, options=words)
+    assert options_of(job) == {"local_frames": 4, "without": "conv,norm", "local_bias": 1.5}
+
+
+def test_videos_made_together_are_those_made_one_by_one(tmp_path: Path) -> None:
+    words = ("--num-inference-steps", "2", "--local-frames", "3", "--without", "norm")
+    jobs = [Job("clip-parallel", text, 1, 13, 2, "demo-wan", words[:4]) for text in PROMPTS]
+    make_together(jobs, tmp_path / "together")
+    alone = [generate(job, tmp_path / f"{number}.mp4") for number, job in enumerate(jobs)]
+    for number, (job, made) in enumerate(zip(jobs, alone, strict=True)):
+        path = video_file(tmp_path / "together", job)
+        assert path.read_bytes() == (tmp_path / f"{number}.mp4").read_bytes()
+        told = json.loads(path.with_suffix(".made").read_text())
+        assert tuple(told["borders"]) == made.borders and told["settings"] == made.settings
+        assert bool(told["peak_memory_bytes"]) == (number == 0), "later ones reuse memory"
+        assert told["settings"]["local_frames"] == 3
+    first, second = (video_file(tmp_path / "together", job).read_bytes() for job in jobs)
+    assert first != second
+    with pytest.raises(EvaluationError, match="norm"):
+        generate(Job("clip-parallel", PROMPTS[0], 1, 13, 2, "demo-wan", words), tmp_path / "x.mp4")
+    refused = [replace(job, options=words) for job in jobs]
+    make_together(refused, tmp_path / "together")
+    assert not any(video_file(tmp_path / "together", job).exists() for job in refused)
+
+
 @pytest.mark.slow
 def test_methods_of_the_command_are_made_and_measured(tmp_path: Path, backends: Backends) -> None:
     options = ("--num-inference-steps", "6")
@@ -198,6 +231,7 @@ def test_methods_of_the_command_are_made_and_measured(tmp_path: Path, backends: 
     assert [row["job"]["method"] for row in rows] == ["clip-parallel", "independent"]
     assert all(row["made"]["borders"] == [12] for row in rows)
     assert all(row["made"]["seconds"]["denoise"] > 0 for row in rows)
+    assert rows[0]["made"]["settings"]["global_frames"] == 16, "the default"
     ratios = [row["measures"]["seam_ratio_motion"]["value"] for row in rows]
     assert ratios[1] > 1.5 * ratios[0], "clips made each by itself have a seam"
     assert any("no-such-method" in line for line in said)

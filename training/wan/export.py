@@ -29,7 +29,7 @@ DEFAULTS = {
     "guidance_scale": 3.0,
     "trained_frames": TRAINED_FRAMES,
     "knows_frames": True,
-    "local_frames": 4,
+    "local_frames": 8,
     "global_frames": 4,
 }
 
