@@ -187,7 +187,8 @@ def page(all_shown: Sequence[Shown], images: Path, command: str, machine: str) -
 
 _COSTS = (
     "Medians over prompts, of denoise, decode and writing; memory is that of the rank that took "
-    "most, above the model. Power and frames that fit follow from the two longest lengths.\n"
+    "most, above the model, in the first video of its processes. Power and frames that fit follow "
+    "from the two longest lengths.\n"
 )
 
 
