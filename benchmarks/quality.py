@@ -152,6 +152,7 @@ def main() -> None:
     target = arguments.page or arguments.out / "results.md"
     words = [*(["--small"] if arguments.small else []), "--ranks", str(arguments.ranks)]
     words += ["--studies", *arguments.studies] if arguments.studies else []
+    words += ["--models", *arguments.models] if arguments.models != embedded else []
     words += ["--steps", str(arguments.steps)] if arguments.steps else []
     command = " ".join(["python -m benchmarks.quality", *words])
     write_page(target, all_shown, arguments.out, command, in_words(describe()))

@@ -47,8 +47,8 @@ def normalised(
 
 
 def fold_norms(network: EfficientNet) -> None:
-    """Put every batch norm of an evaluated network into the convolution before it: a third less
-    time, and the same features."""
+    """Put every batch norm of a network in eval mode into the convolution before it: less to do,
+    and the same features."""
     pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
     for block in network._blocks:
         pairs += [(block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]

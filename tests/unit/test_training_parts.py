@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from training import world
-from training.autoencoder import build_autoencoder, encode_mean, whiten
+from training.autoencoder import Settings, build_autoencoder, encode_mean, fit, whiten
 from training.positions import PositionHeads, end_distances
 from training.sampling import build_scheduler
 from training.text import MAX_TOKENS, build_tokenizer, tokens_of
 from training.unet import build_unet, temporal_layers_bypassed
+from training.wan.autoencoder import ConvMuon, lay_out_for_cpu
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,42 @@ def test_noise_schedule_ends_in_noise():
     signal = build_scheduler().alphas_cumprod
     assert signal[0] > 0.999
     assert signal[-1] < 1e-3
+
+
+class CutError(Exception):
+    """What ends a run in its middle."""
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_an_interrupted_fit_goes_on_as_if_it_had_not_been(tmp_path, muon):
+    settings = Settings(steps=6, learning_rate=1e-2, steps_per_save=1)
+
+    def run(out, stop=None):
+        torch.manual_seed(0)
+        model = torch.nn.Conv2d(4, 4, 3, padding=1)
+        lay_out_for_cpu(torch.nn.ModuleList([model]))
+        rest = [model.bias] if muon else list(model.parameters())
+        optimizers = [torch.optim.AdamW(rest, 1e-2)]
+        optimizers += [ConvMuon([model.weight], 1e-2)] if muon else []
+
+        def loss_at(step, generator):
+            if step == stop:
+                raise CutError
+            x = torch.randn(2, 4, 8, 8, generator=generator)
+            return (model(x) - x).square().mean()
+
+        fit(model, settings, out, optimizers, loss_at, lambda: 0.0)
+        return model
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(CutError):
+        run(tmp_path / "cut", stop=3)
+    resumed = run(tmp_path / "cut")
+    assert torch.equal(resumed.weight, whole.weight)
+    assert torch.equal(resumed.bias, whole.bias)
+    (tmp_path / "cut" / "autoencoder.pt").unlink()
+    with pytest.raises(CutError):
+        run(tmp_path / "cut", stop=3)
+    state = torch.load(tmp_path / "cut" / "autoencoder.pt", weights_only=True)
+    torch.save(state | {"step": 4}, tmp_path / "cut" / "autoencoder.pt")
+    assert not torch.equal(run(tmp_path / "cut").weight, whole.weight), "a step left out shows"
