@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ GRACE_S = 3.0
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 1.0
+_WAKE_S = 0.5
 
 
 class RunStopped(KeyboardInterrupt):
@@ -95,7 +97,8 @@ def ending_when_told(
 
     Inside a collective or a long operation it sees no KeyboardInterrupt; after GRACE_S another
     thread cleans up in its stead and ends the process. The wake-up descriptor is written to by
-    whichever thread the system hands the signal to.
+    whichever thread the system hands the signal to. A signal that another thread was handed, or
+    that came just before a sleep, does not end that sleep: so it is sent to the main thread again.
 
     clean_up    called from that other thread
     is_orphan   asked every second; an orphan tells itself to end
@@ -126,16 +129,24 @@ def _watch(
     signals_left: int,
     told: Callable[[], None],
 ) -> None:
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+    ending: list[int] = []
     while signals_left > 0 and not unwound.is_set():
         if is_orphan():
             os.kill(os.getpid(), signal.SIGTERM)
         if select.select([reader], [], [], _POLL_S)[0]:
-            signals_left -= sum(number in _SIGNALS for number in os.read(reader, 64))
+            ending = [number for number in os.read(reader, 64) if number in _SIGNALS]
+            signals_left -= len(ending)
     os.close(reader)
-    if signals_left <= 0:
-        told()
-    if unwound.wait(GRACE_S):
+    if signals_left > 0:
         return
+    told()
+    give_up = time.monotonic() + GRACE_S
+    while time.monotonic() < give_up:
+        if unwound.wait(_WAKE_S):
+            return
+        signal.pthread_kill(main_thread, ending[-1])  # ignored once the interrupt has begun
     try:
         clean_up()
     finally:

@@ -14,7 +14,7 @@ from tests.end_to_end.program import eventually
 from video_infinity.interrupts import GRACE_S, ending_when_told
 
 PROCESS = """
-import hashlib, sys, time
+import hashlib, signal, sys, threading, time
 from pathlib import Path
 from video_infinity.interrupts import ending_when_told, interrupt_on_signals
 
@@ -28,6 +28,14 @@ def destroy_for_ever():
 
 def compute_for_ever():
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+def told_through_another_thread():
+    def tell():
+        time.sleep(0.5)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    threading.Thread(target=tell).start()
+    time.sleep(60)
 
 here = Path(sys.argv[1])
 interrupt_on_signals()
@@ -75,6 +83,12 @@ def test_an_orphan_ends(tmp_path: Path) -> None:
     code = PROCESS.replace('"cleaned").touch', '"cleaned").touch, (here / "ready").exists')
     code = code.replace("WAIT", "time.sleep(60)")
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=30, capture_output=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"ready", "unwound"}
+
+
+def test_a_signal_that_did_not_wake_the_main_thread_does(tmp_path: Path) -> None:
+    _, err = start("told_through_another_thread()", tmp_path).communicate(timeout=20)
+    assert "KeyboardInterrupt" in err
     assert {p.name for p in tmp_path.iterdir()} == {"ready", "unwound"}
 
 
