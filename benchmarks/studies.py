@@ -121,7 +121,7 @@ STUDIES = (
     Study(
         "scopes",
         "Sizes of the local scope and of the global context",
-        _scopes("4:4 4:8 8:0 8:8 8:16 12:16 16:16 8:32"),
+        _scopes("4:4 8:0 8:8 8:16 12:0 12:4 12:16 16:0"),
         MappingProxyType({192: 5}),
         models=("demo",),
     ),

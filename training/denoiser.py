@@ -1,9 +1,10 @@
 """Train the embedded model's denoiser together with its text encoder.
 
-`python -m training.denoiser` runs four stages and continues where an interrupted run stopped:
+`python -m training.denoiser` runs five stages and continues where an interrupted run stopped:
 single frames with the temporal layers bypassed, then clips at high noise, where motion is settled,
 then clips at all noise levels mixed with single frames, then the same with clips of which the
-beginning is known. `--begin-with MODEL` runs the last stage alone, on an exported model.
+beginning is known, then with clips of several lengths. `--begin-with MODEL` runs the last stage
+alone, on an exported model.
 
 Shapes: B samples, C = 8 channels, F frames, h = w = 8, P prompts, T tokens, D text channels.
 """
@@ -43,19 +44,23 @@ class Stage:
     seed: int
     steps: int
     num_frames: int  # single frames in a batch
-    num_clips: int  # 16-frame clips in a batch
+    num_clips: int  # 16-frame clips in a batch; of longer ones as many as have no more frames
     learning_rate: float
     final_rate: float
     average_decay: float
     noisy_share: float = 0.0  # of the clips have timesteps from NOISY on
     known_share: float = 0.0  # of the clips have a beginning that is known
+    lengths: tuple[int, ...] = (world.NUM_FRAMES,)  # of the clips, one in each step
 
 
 FRAMES = Stage("frames", 1, 1000, 160, 0, 2e-3, 1.2e-3, 0.998)
 MOTION = Stage("motion", 3, 400, 0, 8, 1.2e-3, 8e-4, 0.996, noisy_share=1.0)
 CLIPS = Stage("clips", 2, 2000, 24, 8, 1.2e-3, 2e-5, 0.996, noisy_share=0.5)
 KNOWN = Stage("known", 4, 800, 24, 8, 6e-4, 1e-5, 0.996, noisy_share=0.35, known_share=0.4)
-STAGES = (FRAMES, MOTION, CLIPS, KNOWN)
+LENGTHS = replace(
+    KNOWN, name="lengths", seed=5, steps=1200, num_clips=12, lengths=(16, 24, world.LONGEST)
+)
+STAGES = (FRAMES, MOTION, CLIPS, KNOWN, LENGTHS)
 NOISY = 800  # motion is settled at the timesteps from here on
 POSITION_WEIGHT = 0.3
 EMPTY_SHARE = 0.1  # of the samples see the empty prompt
@@ -180,7 +185,8 @@ class Trainer:
         """One optimizer step; returns the losses."""
         step = self.done[stage.name]
         generator = torch.Generator().manual_seed(stage.seed * 1_000_003 + step)
-        samples = stage.num_frames + 16 * stage.num_clips
+        clip_frames = world.NUM_FRAMES * stage.num_clips
+        samples = stage.num_frames + clip_frames
         losses = {}
         self.optimizer.zero_grad()
         if stage.num_frames:
@@ -190,20 +196,19 @@ class Trainer:
                 (loss * stage.num_frames / samples).backward()
             losses["frames"] = loss.item()
         if stage.num_clips:
-            known_BF = None
+            length = stage.lengths[step % len(stage.lengths)]
+            num_clips, known_BF = clip_frames // length, None
             if stage.known_share:
-                known_BF = draw_known(
-                    generator, stage.num_clips, world.NUM_FRAMES, stage.known_share
-                )
+                known_BF = draw_known(generator, num_clips, length, stage.known_share)
             latents, scene_B = pool.draw_clips(
-                generator, stage.num_clips, None if known_BF is None else known_BF[:, 0]
+                generator, num_clips, length, None if known_BF is None else known_BF[:, 0]
             )
             loss = self.model.loss(
                 self.scheduler, generator, latents, scene_B, stage.noisy_share, known_BF
             )
-            position_loss = self.positions.loss(world.NUM_FRAMES)
+            position_loss = self.positions.loss(length)
             whole = loss + POSITION_WEIGHT * position_loss
-            (whole * 16 * stage.num_clips / samples).backward()
+            (whole * clip_frames / samples).backward()
             losses["clips"] = loss.item()
             losses["position"] = position_loss.item()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -247,6 +252,7 @@ def main() -> None:
     parser.add_argument("--motion-steps", type=int, default=MOTION.steps)
     parser.add_argument("--clip-steps", type=int, default=CLIPS.steps)
     parser.add_argument("--known-steps", type=int, default=KNOWN.steps)
+    parser.add_argument("--length-steps", type=int, default=LENGTHS.steps)
     parser.add_argument("--begin-with", type=Path, help="an exported model, for the last stage")
     arguments = parser.parse_args()
     trainer = Trainer(arguments.out)
@@ -262,6 +268,7 @@ def main() -> None:
     trainer.run(replace(MOTION, steps=arguments.motion_steps), pool)
     trainer.run(replace(CLIPS, steps=arguments.clip_steps), pool)
     trainer.run(replace(KNOWN, steps=arguments.known_steps), pool)
+    trainer.run(replace(LENGTHS, steps=arguments.length_steps), pool)
 
 
 if __name__ == "__main__":

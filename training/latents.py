@@ -27,14 +27,14 @@ def decode(vae: AutoencoderKL, latents_BChw: Tensor) -> Tensor:
     return (frames_B3HW / 2 + 0.5).clamp(0, 1)
 
 
-CLIP_FRAMES = 2 * world.NUM_FRAMES
+CLIP_FRAMES = 2 * world.LONGEST
 
 
 class LatentPool:
     """Encoded clips of CLIP_FRAMES frames; the oldest make room once it is full.
 
-    A trained clip is a window of world.NUM_FRAMES of them: the first, or a later one where the
-    denoiser gets known frames that it has to go on from.
+    A trained clip is a window of them: the first, or a later one where the denoiser gets known
+    frames that it has to go on from.
 
     What the pool holds is a function of the seed and of the number of clips added so far.
     """
@@ -74,18 +74,20 @@ class LatentPool:
         return self._latents_NFChw[clip_B, moment_B].float()[:, :, None], self._scene_N[clip_B]
 
     def draw_clips(
-        self, generator: torch.Generator, num_clips: int, later_N: Tensor | None = None
+        self,
+        generator: torch.Generator,
+        num_clips: int,
+        num_frames: int,
+        later_N: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Windows [B, C, F, h, w] of clips and scene_B.
 
         later_N  which of them may begin anywhere; the others begin with the clip
         """
         clip_B = torch.randint(len(self), (num_clips,), generator=generator)
-        start_B = torch.randint(
-            CLIP_FRAMES - world.NUM_FRAMES + 1, (num_clips,), generator=generator
-        )
+        start_B = torch.randint(CLIP_FRAMES - num_frames + 1, (num_clips,), generator=generator)
         if later_N is None:
             later_N = torch.zeros(num_clips, dtype=torch.bool)
-        moment_BF = (start_B * later_N)[:, None] + torch.arange(world.NUM_FRAMES)
+        moment_BF = (start_B * later_N)[:, None] + torch.arange(num_frames)
         latents_BFChw = self._latents_NFChw[clip_B[:, None], moment_BF]
         return latents_BFChw.float().transpose(1, 2), self._scene_N[clip_B]

@@ -5,6 +5,7 @@ import torch
 
 from training import world
 from training.autoencoder import Settings, build_autoencoder, encode_mean, fit, whiten
+from training.denoiser import LENGTHS
 from training.positions import PositionHeads, end_distances
 from training.sampling import build_scheduler
 from training.text import MAX_TOKENS, build_tokenizer, tokens_of
@@ -88,6 +89,12 @@ def test_end_distances_are_one_at_their_end_and_mirror_each_other():
     assert near_F2[0, 0] == near_F2[-1, 1] == 1
     torch.testing.assert_close(near_F2[:, 0], near_F2[:, 1].flip(0))
     assert (near_F2[:, 0].diff() < 0).all()
+
+
+def test_clips_of_all_lengths_fill_a_step_alike():
+    frames = world.NUM_FRAMES * LENGTHS.num_clips
+    assert [frames // length * length for length in LENGTHS.lengths] == [frames] * 3
+    assert max(LENGTHS.lengths) == world.LONGEST
 
 
 def test_noise_schedule_ends_in_noise():

@@ -213,10 +213,10 @@ def test_windows_of_the_first_models_pool():
     pool.add(3)
     generator = torch.Generator().manual_seed(0)
     later_N = torch.tensor([False] * 20 + [True] * 20)
-    x_BCFhw, _ = pool.draw_clips(generator, 40, later_N)
-    assert x_BCFhw.shape == (40, 8, world.NUM_FRAMES, 8, 8)
+    x_BCFhw, _ = pool.draw_clips(generator, 40, 24, later_N)
+    assert x_BCFhw.shape == (40, 8, 24, 8, 8)
     firsts = pool._latents_NFChw[:, 0].float()
     begins_B = [any(torch.equal(x[:, 0], first) for first in firsts) for x in x_BCFhw]
     assert all(begins_B[:20])
     assert not all(begins_B[20:])
-    assert UNET_CLIP_FRAMES == 2 * world.NUM_FRAMES
+    assert UNET_CLIP_FRAMES == 2 * world.LONGEST
