@@ -50,7 +50,7 @@ class Stage:
     average_decay: float
     noisy_share: float = 0.0  # of the clips have timesteps from NOISY on
     known_share: float = 0.0  # of the clips have a beginning that is known
-    lengths: tuple[int, ...] = (world.NUM_FRAMES,)  # of the clips, one in each step
+    lengths: tuple[int, ...] = (world.NUM_FRAMES,)  # of the clips; each step takes the next
 
 
 FRAMES = Stage("frames", 1, 1000, 160, 0, 2e-3, 1.2e-3, 0.998)

@@ -21,7 +21,7 @@ from training.text import build_tokenizer
 
 NUM_INFERENCE_STEPS = 20
 GUIDANCE_SCALE = 3.0
-SCOPES = {  # of long videos; what was measured is in benchmarks/scopes.md
+SCOPES = {  # of long videos; what was measured is in benchmarks/scopes.md, of earlier weights
     "local_frames": 8,
     "global_frames": 16,
     "local_bias": 0.0,

@@ -49,10 +49,16 @@ with ending_when_told((here / "cleaned").touch):
 
 
 def start(wait: str, directory: Path, *launcher: str) -> subprocess.Popen[str]:
-    """A process that waits in a way of its own."""
+    """A process that waits in a way of its own, and ignores nothing that its launcher does not.
+
+    Tests that are run under nohup ignore SIGHUP, and so would all that they start.
+    """
     code = PROCESS.replace("WAIT", wait)
     process = subprocess.Popen(
-        [*launcher, sys.executable, "-c", code, str(directory)], stderr=subprocess.PIPE, text=True
+        [*launcher, sys.executable, "-c", code, str(directory)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     assert eventually((directory / "ready").exists)
     time.sleep(0.2)
