@@ -29,6 +29,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "num_inference_steps": ("N", "Denoising steps."),
     "guidance_scale": ("X", "Classifier-free guidance; off at 1 and below."),
     "guidance_scale_2": ("X", "Guidance of a second expert for low noise; as the first."),
+    "eta": ("X", "Noise that every step of DDIM draws anew, 0 to 1; 1 is DDPM."),
     "negative_prompt": ("TEXT", "What not to show."),
     "height": ("N", "Pixels."),
     "width": ("N", "Pixels."),

@@ -172,6 +172,7 @@ class ModelDefaults:
     num_frames: int = 128
     num_inference_steps: int = 50
     guidance_scale: float = 9.0
+    eta: float = 0.0
     fps: float = 8.0
     height: int = 256
     width: int = 256

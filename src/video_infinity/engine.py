@@ -39,7 +39,7 @@ from video_infinity.plan import (
     split_spans,
     split_timeline,
 )
-from video_infinity.sampling import GuidanceSchedule, check_splittable, start
+from video_infinity.sampling import GuidanceSchedule, check_eta, check_splittable, start
 from video_infinity.windows import Windows, even_spans
 
 LATENTS_SLICE_FRAMES = 64
@@ -202,7 +202,9 @@ class ClipRun:
         request, scopes = self._request, self._request.scopes
         steps = chosen(request.video.num_inference_steps)
         scheduler = self._adapter.make_scheduler()
-        check_splittable(scheduler, steps)
+        eta = chosen(request.video.eta)
+        check_eta(scheduler, eta)
+        check_splittable(scheduler, steps, eta)
         start(scheduler, steps, self._adapter.device)
         schedule = BiasSchedule()
         if "local_bias" in request.how.reads:
@@ -220,6 +222,7 @@ class ClipRun:
             schedule,
             scheduler,
             self._guidance(),
+            eta,
             materials.texts_of(self.clip.frames),
             materials.noise_of(self.clip.frames),
             request.video.seed,

@@ -221,6 +221,7 @@ class GenerateOptions(TypedDict, total=False):
     num_inference_steps: int | None
     guidance_scale: float | None
     guidance_scale_2: float | None
+    eta: float | None
     negative_prompt: str | None
     height: int | None
     width: int | None

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import torch
 
-from video_infinity.errors import ModelError
+from video_infinity.errors import ConfigError, ModelError
 from video_infinity.noise import frame_generator
 
 
@@ -77,12 +77,14 @@ def scheduler_step(
     seed: int,
     frames: Sequence[int],
     step: int,
+    eta: float = 0.0,
 ) -> torch.Tensor:
     """One step of a diffusers scheduler on the given latent frames.
 
     What it draws comes from one generator per (seed, frame, step). Returns z, as z_BCFHW.
+    eta  of Song et al., Denoising Diffusion Implicit Models (2021), equation 16; see `check_eta`
     """
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"eta": eta} if eta else {}
     if "generator" in inspect.signature(scheduler.step).parameters:
         options["generator"] = [frame_generator(seed, frame, step) for frame in frames]
     prediction_FCHW, z_FCHW = (
@@ -123,7 +125,16 @@ def noised(
     return cast(torch.Tensor, begun.scale_noise(clean_1CFHW, timestep, noise_1CFHW))
 
 
-def check_splittable(scheduler: Any, num_inference_steps: int) -> None:
+def check_eta(scheduler: Any, eta: float) -> None:
+    """Raise ConfigError for a scheduler that has no eta, unless that is 0."""
+    if eta and "eta" not in inspect.signature(scheduler.step).parameters:
+        raise ConfigError(
+            f"--eta {eta:g}: {type(scheduler).__name__} has none; drop the flag (it is for models "
+            "with a DDIMScheduler)"
+        )
+
+
+def check_splittable(scheduler: Any, num_inference_steps: int, eta: float = 0.0) -> None:
     """Raise ModelError, by name, for a scheduler that cannot be split over frames.
 
     Two frames are stepped together and one by one with the same draws: a scheduler that draws
@@ -131,9 +142,9 @@ def check_splittable(scheduler: Any, num_inference_steps: int) -> None:
     """
     z = torch.linspace(-2.0, 3.0, 2 * 8).view(1, 2, 2, 2, 2)
     try:
-        together = _walk(copy.deepcopy(scheduler), z, (0, 1), num_inference_steps)
+        together = _walk(copy.deepcopy(scheduler), z, (0, 1), num_inference_steps, eta)
         apart = [
-            _walk(copy.deepcopy(scheduler), z[:, :, i : i + 1], (i,), num_inference_steps)
+            _walk(copy.deepcopy(scheduler), z[:, :, i : i + 1], (i,), num_inference_steps, eta)
             for i in (0, 1)
         ]
     except (ValueError, IndexError) as error:
@@ -149,12 +160,16 @@ def check_splittable(scheduler: Any, num_inference_steps: int) -> None:
 
 
 def _walk(
-    scheduler: Any, z_BCFHW: torch.Tensor, frames: Sequence[int], num_inference_steps: int
+    scheduler: Any,
+    z_BCFHW: torch.Tensor,
+    frames: Sequence[int],
+    num_inference_steps: int,
+    eta: float,
 ) -> torch.Tensor:
     start(scheduler, num_inference_steps, "cpu")
     for step, timestep in enumerate(scheduler.timesteps):
         prediction = torch.sin(scale_input(scheduler, z_BCFHW, timestep))
         z_BCFHW = scheduler_step(
-            scheduler, prediction, timestep, z_BCFHW, seed=0, frames=frames, step=step
+            scheduler, prediction, timestep, z_BCFHW, seed=0, frames=frames, step=step, eta=eta
         )
     return z_BCFHW

@@ -60,6 +60,7 @@ class VideoSpec:
     """What the video is a function of, besides the model. Frames and sizes are in pixels.
 
     guidance_scale_2  for a model's second expert, which takes over at low noise; None: the same
+    eta               noise that every step draws anew, of DDIM: 0 none, 1 as much as DDPM
     vae_tiling        decode large pictures in overlapping tiles, which changes them slightly
     """
 
@@ -70,6 +71,7 @@ class VideoSpec:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_scale_2: float | None = None
+    eta: float | None = None
     negative_prompt: str = ""
     initial_latents: Path | None = None
     vae_tiling: bool = False
@@ -82,6 +84,7 @@ class VideoSpec:
         check_range("num_inference_steps", self.num_inference_steps, 1, 1000)
         check_range("guidance_scale", self.guidance_scale, 0, 1000, whole=False)
         check_range("guidance_scale_2", self.guidance_scale_2, 0, 1000, whole=False)
+        check_range("eta", self.eta, 0, 1, whole=False)
         check_switch("vae_tiling", self.vae_tiling)
         negative = self.negative_prompt
         if not isinstance(negative, str) or not is_utf8(negative):

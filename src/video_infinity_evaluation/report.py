@@ -31,8 +31,8 @@ ROWS = "rows.jsonl"
 FORMAT = 2
 """Rows of another format are measured again."""
 TOLD = (
-    *("num_inference_steps", "guidance_scale", "local_frames", "global_frames", "global_rule"),
-    *("local_bias", "global_bias", "noise", "window_frames", "stride_frames"),
+    *("num_inference_steps", "guidance_scale", "eta", "local_frames", "global_frames"),
+    *("global_rule", "local_bias", "global_bias", "noise", "window_frames", "stride_frames"),
 )
 """Settings that a row keeps, for defaults change and rows stay."""
 

@@ -90,6 +90,7 @@ CASES: dict[str, Case] = {
         scheduler="EulerAncestralDiscreteScheduler",
         options={"local_frames": 3, "global_frames": 5},
     ),
+    "eta": Case(options={"local_frames": 3, "global_frames": 5, "eta": 1}),
     "rotating global context": Case(
         options={"local_frames": 3, "global_frames": 5, "global_rule": "rotating"}
     ),

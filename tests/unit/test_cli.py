@@ -10,8 +10,9 @@ from video_infinity import cli
 
 OF_THE_ISSUE = [
     *("model", "unet", "revision", "lora", "timeline", "num-frames", "seed"),
-    *("num-inference-steps", "guidance-scale", "guidance-scale-2", "negative-prompt"),
-    *("height", "width", "fps", "fps-condition", "local-frames", "global-frames", "global-rule"),
+    *("num-inference-steps", "guidance-scale", "guidance-scale-2", "eta"),
+    *("negative-prompt", "height", "width", "fps", "fps-condition", "local-frames"),
+    *("global-frames", "global-rule"),
     *("local-bias", "global-bias", "bias-switch", "vae-tiling", "nproc-per-node", "parallel"),
     *("sequential-guidance", "timeout"),
     *(

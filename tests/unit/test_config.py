@@ -32,6 +32,7 @@ BOUNDS: dict[str, tuple[Any, Any, Any, Any]] = {
     "num_inference_steps": (0, 1, 1000, 1001),
     "guidance_scale": (-0.1, 0, 1000, 1000.1),
     "guidance_scale_2": (-0.1, 0, 1000, 1000.1),
+    "eta": (-0.1, 0, 1, 1.1),
     "local_frames": (-1, 0, 10**9, 10**9 + 1),
     "global_frames": (-1, 0, 10**6, 10**6 + 1),
     "local_bias": (-10_001.0, -10_000, 10_000, 10_001),

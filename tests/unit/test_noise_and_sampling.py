@@ -9,10 +9,11 @@ import diffusers
 import pytest
 import torch
 
-from video_infinity.errors import ModelError
+from video_infinity.errors import ConfigError, ModelError
 from video_infinity.noise import frame_generator, initial_noise
 from video_infinity.sampling import (
     GuidanceSchedule,
+    check_eta,
     check_splittable,
     guide,
     initial_sigma,
@@ -144,6 +145,33 @@ def test_stochastic_steps_are_the_same_in_parts() -> None:
     parts = torch.cat((walk(range(1)), walk(range(1, 6))), 2)
     torch.testing.assert_close(parts, whole)
     assert not torch.allclose(walk(range(1, 7)), whole)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_an_eta_of_1_is_ddpm(prediction_type: str) -> None:
+    """Against diffusers' own DDPM, which draws the same noise; without eta it is something else."""
+    kind = {"prediction_type": prediction_type, "timestep_spacing": "trailing"}
+    ddim = diffusers.DDIMScheduler(clip_sample=False, **kind)
+    ddpm = diffusers.DDPMScheduler(clip_sample=False, **kind)
+
+    def walk(scheduler: Any, eta: float) -> torch.Tensor:
+        start(scheduler, 10, "cpu")
+        z = initial_noise(0, range(4), SHAPE).double()
+        for step, timestep in enumerate(scheduler.timesteps):
+            z = scheduler_step(
+                scheduler, z.tanh(), timestep, z, seed=0, frames=range(4), step=step, eta=eta
+            )
+        return z
+
+    torch.testing.assert_close(walk(ddim, 1.0), walk(ddpm, 0.0), rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(walk(ddim, 0.5), walk(ddpm, 0.0), rtol=0.01, atol=0.01)
+
+
+def test_an_eta_is_refused_where_a_scheduler_has_none() -> None:
+    with pytest.raises(ConfigError, match=r"--eta 0.5: EulerDiscreteScheduler has none; drop"):
+        check_eta(diffusers.EulerDiscreteScheduler(), 0.5)
+    check_eta(diffusers.EulerDiscreteScheduler(), 0.0)
+    check_eta(diffusers.DDIMScheduler(), 0.5)
 
 
 def test_flow_matching_goes_from_unit_noise_to_the_data() -> None:

@@ -24,6 +24,7 @@ class DenoiseJob:
     comm              between the ranks of the clips
     branches          between the ranks that share a clip's branches of guidance
     scheduler         its timesteps set, in the state of `first_step`
+    eta               of DDIM: how much noise every step draws
     texts             of the clip's frames, for each pass of the denoiser: the branches of
                       guidance that this rank goes through, together or one after the other
     noise_1CFHW       unit noise of the clip's frames, float32
@@ -41,6 +42,7 @@ class DenoiseJob:
     schedule: BiasSchedule
     scheduler: Any
     guidance: GuidanceSchedule
+    eta: float
     texts: tuple[FrameText, ...]
     noise_1CFHW: torch.Tensor
     seed: int

@@ -130,6 +130,7 @@ class ChunkSteps:
             seed=job.seed,
             frames=self._frames,
             step=step,
+            eta=job.eta,
         )
         self._step += 1
         return self._z

@@ -138,6 +138,7 @@ class Queue:
                 seed=job.seed,
                 frames=[entry.frame],
                 step=entry.step,
+                eta=job.eta,
             )
             entry.step += 1
         done = entries.popleft()

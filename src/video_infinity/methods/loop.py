@@ -92,5 +92,6 @@ def denoise_stepwise(job: DenoiseJob, predict: Predict) -> Iterator[torch.Tensor
             seed=job.seed,
             frames=job.clip.frames,
             step=step,
+            eta=job.eta,
         )
         yield z_1CFHW
