@@ -53,6 +53,7 @@ def generate(
     num_frames: int,
     num_inference_steps: int,
     guidance_scale: float,
+    eta: float,
     seed: int,
     batch_size: int = 10,
 ) -> Tensor:
@@ -61,6 +62,7 @@ def generate(
     config = pipeline.unet.config
     shape = (len(scenes), config.in_channels, num_frames, config.sample_size, config.sample_size)
     noise_NCFhw = torch.randn(shape, generator=generator)
+    generators = [torch.Generator().manual_seed(seed * 1_000_000 + n) for n in range(len(scenes))]
     prompts = [data.SCENES[i].prompt() for i in scenes]
     batches = []
     with torch.no_grad():
@@ -69,7 +71,7 @@ def generate(
             part = slice(start, min(start + batch_size, len(scenes)))
             latents_BCFhw = sample(
                 pipeline.unet, pipeline.scheduler, text[part], text[-1:], noise_NCFhw[part],
-                num_inference_steps, guidance_scale,
+                num_inference_steps, guidance_scale, eta, generators[part],
             )  # fmt: skip
             frames = decode(pipeline.vae, latents_BCFhw.transpose(1, 2).flatten(0, 1))
             batches.append(frames.unflatten(0, (-1, num_frames)))
@@ -158,17 +160,19 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="sample in bfloat16 autocast")
     parser.add_argument("--steps", type=int, help="default: the model's own")
     parser.add_argument("--guidance-scale", type=float, help="default: the model's own")
+    parser.add_argument("--eta", type=float, help="default: the model's own")
     arguments = parser.parse_args()
     defaults = json.loads((arguments.model / "video_infinity.json").read_text())
     steps = arguments.steps or defaults["num_inference_steps"]
     guidance_scale = arguments.guidance_scale or defaults["guidance_scale"]
+    eta = defaults["eta"] if arguments.eta is None else arguments.eta
     arguments.out.mkdir(parents=True, exist_ok=True)
     judge = Judge(arguments.out / "judge.pt")
     pipeline = TextToVideoSDPipeline.from_pretrained(arguments.model)
     scenes = balanced_scenes(arguments.clips)
     with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bfloat16):
         clips_NF3HW = generate(
-            pipeline, scenes, world.NUM_FRAMES, steps, guidance_scale, arguments.seed
+            pipeline, scenes, world.NUM_FRAMES, steps, guidance_scale, eta, arguments.seed
         ).float()
     sheet(clips_NF3HW[:10], arguments.out / "evaluation.png")
     text = report(
@@ -176,7 +180,7 @@ def main() -> None:
         scenes,
         judge,
         arguments.seed,
-        f"{steps} steps, guidance {guidance_scale:g}, "
+        f"{steps} steps, guidance {guidance_scale:g}, eta {eta:g}, "
         f"{'bfloat16 autocast' if arguments.bfloat16 else 'float32'}",
     )
     print(text)

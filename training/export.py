@@ -21,7 +21,9 @@ from training.text import build_tokenizer
 
 NUM_INFERENCE_STEPS = 20
 GUIDANCE_SCALE = 3.0
-SCOPES = {  # of long videos; what was measured is in benchmarks/scopes.md, of earlier weights
+ETA = 1.0
+"""Of DDIM; what was measured is in docs/lab-notes.md."""
+SCOPES = {  # of long videos; what was measured is in docs/lab-notes.md
     "local_frames": 8,
     "global_frames": 16,
     "local_bias": 0.0,
@@ -36,6 +38,7 @@ DEFAULTS = {
     "fps": world.FPS,
     "num_inference_steps": NUM_INFERENCE_STEPS,
     "guidance_scale": GUIDANCE_SCALE,
+    "eta": ETA,
     "trained_frames": world.NUM_FRAMES,
     "knows_frames": True,
     **SCOPES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet3DConditionModel
+from diffusers import DDIMScheduler, UNet3DConditionModel
 from torch import Tensor
 
 NOISE = {
@@ -18,7 +18,7 @@ NOISE = {
 
 
 def build_scheduler() -> DDIMScheduler:
-    """The deterministic scheduler that the embedded model is exported with."""
+    """The scheduler that the embedded model is exported with."""
     return DDIMScheduler(
         **NOISE, clip_sample=False, thresholding=False, timestep_spacing="trailing"
     )
@@ -27,14 +27,16 @@ def build_scheduler() -> DDIMScheduler:
 @torch.no_grad()
 def sample(
     unet: UNet3DConditionModel,
-    scheduler: DDIMScheduler | DPMSolverMultistepScheduler,
+    scheduler: DDIMScheduler,
     text_BTD: Tensor,
     empty_1TD: Tensor,
     latents_BCFhw: Tensor,
     num_inference_steps: int,
     guidance_scale: float,
+    eta: float,
+    generators: list[torch.Generator],
 ) -> Tensor:
-    """Denoise unit noise as TextToVideoSDPipeline does.
+    """Denoise unit noise as TextToVideoSDPipeline does, with the noise of one generator a clip.
 
     text_BTD, empty_1TD   text encoder's outputs for the prompts and for the empty prompt
     latents_BCFhw         unit Gaussian noise
@@ -47,5 +49,7 @@ def sample(
         model_input = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
         empty, conditional = unet(model_input, timestep, both_2BTD).sample.chunk(2)
         guided = empty + guidance_scale * (conditional - empty)
-        latents = scheduler.step(guided, timestep, latents).prev_sample
+        latents = scheduler.step(
+            guided, timestep, latents, eta=eta, generator=generators
+        ).prev_sample
     return torch.as_tensor(latents)

@@ -67,7 +67,7 @@ MODELS = (
         "# The embedded model",
         num_frames=16,
         latent_frames=16,
-        options={"local_frames": 15, "local_bias": 0.0, "global_bias": 0.0},
+        options={"local_frames": 15, "local_bias": 0.0, "global_bias": 0.0, "eta": 0.0},
     ),
     Model(
         "demo-wan",
