@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ PAGE = """# What was measured of the methods
 
 Every method made the videos of the same prompts and seeds, with the same model, steps, guidance and
 ranks, and `video-infinity evaluate` measured them over their whole length. A cell is the mean over
-prompts, its 95 % interval (Student's t over prompts) and the number of prompts. `real` is the
+the prompts that all columns have at that length, its 95 % interval (Student's t over prompts) and the
+number of prompts. `real` is the
 world's own rendering of the same prompts, seen through the same codec: what the measures say where
 nothing is wrong. [How each measure is made](evaluation.md), [what each method is](methods.md).
 
@@ -60,11 +62,20 @@ class Shown:
         return f"{self.name}.png"
 
     def labelled(self) -> list[Row]:
-        """The rows, with their columns in the place of the methods."""
+        """The rows, with their columns in the place of the methods.
+
+        Of each length, those prompts alone that every column has which has any: an unfinished
+        report would else compare means over different prompts.
+        """
+        done: dict[int, dict[str, set[tuple[str, int]]]] = defaultdict(lambda: defaultdict(set))
+        for column, job in self.jobs:
+            if job in self.rows:
+                done[job.num_frames][column].add((job.prompt, job.seed))
+        shared = {length: set.intersection(*columns.values()) for length, columns in done.items()}
         return [
             {**self.rows[job], "job": {**self.rows[job]["job"], "method": column}}
             for column, job in self.jobs
-            if job in self.rows
+            if job in self.rows and (job.prompt, job.seed) in shared[job.num_frames]
         ]
 
     @property

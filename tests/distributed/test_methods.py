@@ -101,6 +101,16 @@ def test_methods_make_different_videos() -> None:
         assert all(relative_difference(one, other) > 0.01 for other in latents[:index])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_draws_the_noise_that_eta_asks_for(method: str) -> None:
+    case = replace(CASE, scheduler="DDIMScheduler", scheduler_options={})
+    drawn = latents_on_ranks(case, 1, **options_of(method, eta=1.0))
+    none = latents_on_ranks(case, 1, **options_of(method))
+    assert relative_difference(drawn, none) > WRONG_IS_BEYOND
+    on_three = latents_on_ranks(case, 3, **options_of(method, eta=1.0))
+    assert relative_difference(on_three, drawn) < TOLERANCE
+
+
 # Against the unmodified pipeline
 
 

@@ -152,6 +152,10 @@ def test_both_know_frames_and_one_vocabulary(model: Model) -> None:
     assert facts.vocabulary == inspect_model(ModelSpec()).vocabulary
 
 
+def test_the_first_alone_draws_noise_at_every_step() -> None:
+    assert [inspect_model(ModelSpec(model.name)).defaults.eta for model in MODELS] == [1.0, 0.0]
+
+
 def test_the_second_is_a_small_wan() -> None:
     facts = inspect_model(ModelSpec("demo-wan"))
     assert facts.family == "wan"

@@ -170,6 +170,23 @@ def test_the_page_tells_how_to_repeat_it_and_what_grows(rows: list[Row], tmp_pat
     assert "4 of 8 videos are measured" in told and "24 frames" not in told
 
 
+def test_columns_are_compared_on_the_prompts_that_all_of_them_have(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    """Else a column whose prompts are further on would be held against easier ones."""
+    shown = shown_of(rows)
+    last = [job for column, job in shown.jobs if column == "up" and job.num_frames == 12][-1]
+    part = Shown(
+        TWO, "demo", shown.jobs, {job: row for job, row in shown.rows.items() if job != last}
+    )
+    text = page([part], tmp_path, "", "")
+    assert "| real | 1 (1) | 1 ± 0 (2) |" in text
+    others = {job: row for job, row in shown.rows.items() if job.method == "real"}
+    assert "| real | 1 ± 0 (2) | 1 ± 0 (2) |" in page(
+        [Shown(TWO, "demo", shown.jobs, others)], tmp_path, "", ""
+    ), "a column without any video does not count"
+
+
 def test_plots_are_drawn_of_studies_with_several_lengths(rows: list[Row]) -> None:
     drawn = plots([shown_of(rows)])
     (svg,) = drawn.values()
