@@ -23,10 +23,10 @@ PAGE = """# What was measured of the methods
 
 Every method made the videos of the same prompts and seeds, with the same model, steps, guidance and
 ranks, and `video-infinity evaluate` measured them over their whole length. A cell is the mean over
-the prompts that all columns have at that length, its 95 % interval (Student's t over prompts) and the
-number of prompts. `real` is the
-world's own rendering of the same prompts, seen through the same codec: what the measures say where
-nothing is wrong. [How each measure is made](evaluation.md), [what each method is](methods.md).
+the prompts that all columns have at that length, its 95 % interval (Student's t over prompts) and
+their number. `real` is the world's own rendering of the same prompts, seen through the same codec:
+what the measures say where nothing is wrong. [How each measure is made](evaluation.md), [what each
+method is](methods.md).
 
 *Mean of the world* is the mean of the shares below it: words and digit, first direction, steps on
 the axis, turns at a border, and what jumps and standing still leave of 1. Consistency rewards a
