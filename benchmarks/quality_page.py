@@ -11,8 +11,9 @@ from statistics import median
 
 from benchmarks.plots import BLUE, COLOURS, GREY, figure_of, svg_of
 from benchmarks.studies import REAL, Study
-from video_infinity_evaluation.pages import cell, summary, tables
+from video_infinity_evaluation.pages import cell, summary, tables, values_of
 from video_infinity_evaluation.report import Job, Row
+from video_infinity_evaluation.statistics import Interval, over_prompts
 
 HEADLINE = ("mean of the world", "all words right (frames)", "drift of the words", "dynamic_degree")
 """Measures that are told first; consistency never without the dynamic degree."""
@@ -30,7 +31,9 @@ method is](methods.md).
 
 *Mean of the world* is the mean of the shares below it: words and digit, first direction, steps on
 the axis, turns at a border, and what jumps and standing still leave of 1. Consistency rewards a
-frozen picture: read it beside `dynamic_degree`.
+frozen picture: read it beside `dynamic_degree`. Where it stands *less that of* a column, it is the
+mean of the differences on the same prompt and seed; bold is what its interval keeps apart from 0.
+Of twenty such intervals one is expected to do so by chance.
 
 Repeat: `{command} --out DIR --page FILE`. What was measured of each video is a line of
 `rows.jsonl` in `DIR`; what is there is not made twice.
@@ -101,6 +104,37 @@ def headline(shown: Shown) -> str:
             lines.append(f"| {column} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def differences(shown: Shown) -> str:
+    """Markdown: HEADLINE's first measure less the first column's, video by video.
+
+    A prompt that is hard for all columns widens the interval of each mean, and not of these. Bold
+    is what the interval keeps apart from 0. Empty for fewer than two columns.
+    """
+    rows, name = shown.labelled(), HEADLINE[0]
+    first, *others = dict.fromkeys(row["job"]["method"] for row in rows)
+    if not others:
+        return ""
+    lines = [
+        f"| {name}, less that of {first} | {' | '.join(f'{n:,} frames' for n in shown.lengths)} |",
+        f"| --- | {' | '.join('---' for _ in shown.lengths)} |",
+    ]
+    for column in others:
+        cells = []
+        for n in shown.lengths:
+            of_length = [row for row in rows if row["job"]["num_frames"] == n]
+            base, own = (values_of(of_length, method, name) for method in (first, column))
+            paired = {video: own[video] - base[video] for video in own if video in base}
+            cells.append(_signed(over_prompts(paired)) if paired else "")
+        lines.append(f"| {column} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _signed(found: Interval) -> str:
+    text = f"{'+' if found.mean > 0 else ''}{cell(found)}"
+    apart = found.half_width is not None and abs(found.mean) > found.half_width
+    return f"**{text}**" if apart else text
 
 
 def costs(shown: Shown) -> str:
@@ -177,6 +211,7 @@ def page(all_shown: Sequence[Shown], images: Path, command: str, machine: str) -
         if not shown.rows:
             continue
         parts = [f"## {shown.study.title}: `{shown.model}`\n", headline(shown)]
+        parts.append(differences(shown))
         for file, words in (
             (f"{shown.name}.svg", "Mean of the world and seconds by length"),
             (shown.sheet, _caption(shown)),

@@ -65,12 +65,17 @@ def cell(found: Interval | None) -> str:
 
 def summary(rows: Sequence[Row], method: str, name: str) -> Interval | None:
     """Mean and interval over prompts of one method's measure; None without any value."""
-    values = {
+    values = values_of(rows, method, name)
+    return over_prompts(values) if values else None
+
+
+def values_of(rows: Sequence[Row], method: str, name: str) -> dict[tuple[str, int], float]:
+    """One method's measure by (prompt, seed), of rows of one length."""
+    return {
         (row["job"]["prompt"], row["job"]["seed"]): float(row["measures"][name]["value"])
         for row in rows
         if row["job"]["method"] == method and row["measures"].get(name, {}).get("value") is not None
     }
-    return over_prompts(values) if values else None
 
 
 def contact_sheet(videos: Sequence[Path], columns: int, height_px: int = 64) -> bytes:

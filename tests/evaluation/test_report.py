@@ -187,6 +187,33 @@ def test_columns_are_compared_on_the_prompts_that_all_of_them_have(
     ), "a column without any video does not count"
 
 
+def test_differences_are_taken_video_by_video(rows: list[Row], tmp_path: Path) -> None:
+    """Two prompts that differ far more from each other than the columns do on either."""
+    shown, name = shown_of(rows), "mean of the world"
+    values = {("real", PROMPTS[0]): 0.2, ("real", PROMPTS[1]): 0.9}
+    values |= {("up", PROMPTS[0]): 0.1, ("up", PROMPTS[1]): 0.799}
+    set_to = {
+        job: {
+            **row,
+            "measures": {name: {"group": "world", "value": values[job.method, job.prompt]}},
+        }
+        for job, row in shown.rows.items()
+        if job.num_frames == 12
+    }
+    text = page([Shown(TWO, "demo", shown.jobs, set_to)], tmp_path, "", "")
+    paired = interval([-0.1, -0.101])
+    assert paired.half_width is not None and paired.half_width < 0.01
+    assert f"| up | **{paired} (2)** |" in text
+    assert "| mean of the world, less that of real | 12 frames |" in text
+    unpaired = interval([0.1, 0.799])
+    assert f"| up | {unpaired} (2) |" in text and (unpaired.half_width or 0) > 1
+    missing = next(job for job in set_to if job.method == "up")
+    few = {job: row for job, row in set_to.items() if job.prompt != missing.prompt}
+    assert f"| up | {values['up', PROMPTS[1]] - 0.9:.4g} (1) |" in page(
+        [Shown(TWO, "demo", shown.jobs, few)], tmp_path, "", ""
+    ), "no interval, so nothing to set apart"
+
+
 def test_plots_are_drawn_of_studies_with_several_lengths(rows: list[Row]) -> None:
     drawn = plots([shown_of(rows)])
     (svg,) = drawn.values()
