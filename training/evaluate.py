@@ -62,7 +62,9 @@ def generate(
     config = pipeline.unet.config
     shape = (len(scenes), config.in_channels, num_frames, config.sample_size, config.sample_size)
     noise_NCFhw = torch.randn(shape, generator=generator)
-    generators = [torch.Generator().manual_seed(seed * 1_000_000 + n) for n in range(len(scenes))]
+    generators = [
+        torch.Generator().manual_seed(seed * 1_000_000 + n + 1) for n in range(len(scenes))
+    ]
     prompts = [data.SCENES[i].prompt() for i in scenes]
     batches = []
     with torch.no_grad():
