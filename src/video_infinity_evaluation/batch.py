@@ -44,7 +44,7 @@ def make(pipe: VideoInfinityPipeline, job: Job, folder: Path, *, is_first: bool)
     if int(os.environ["RANK"]) == 0:
         if not is_first:
             told["peak_memory_bytes"] = []
-        keep_made(folder, job, made_of(told))
+        keep_made(folder, job, made_of(told, job.model))
 
 
 def main() -> None:

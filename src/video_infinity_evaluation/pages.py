@@ -33,7 +33,7 @@ def tables(rows: Sequence[Row]) -> str:
         of_length = [row for row in rows if row["job"]["num_frames"] == num_frames]
         prompts = len({row["job"]["prompt"] for row in of_length})
         seeds = len({row["job"]["seed"] for row in of_length})
-        parts.append(f"### {num_frames} frames\n\n{prompts} prompts, {seeds} seeds each.\n")
+        parts.append(f"### {num_frames} frames\n\n{prompts} prompts, seeds of each: {seeds}.\n")
         for group, title in TITLES.items():
             if measure_names(of_length, group):
                 parts.append(f"#### {title}\n\n{_table(of_length, group)}\n")

@@ -5,6 +5,8 @@ run_jobs(jobs, folder, {"clip-parallel": generate, "independent": generate})
 FOLDER/videos/KEY.mp4    a video, whole or absent
 FOLDER/videos/KEY.made   what its maker said of it
 FOLDER/rows.jsonl        a line for each job, with its measures; written last
+
+What was made by other weights than those that a model has today is made again.
 """
 
 from __future__ import annotations
@@ -17,18 +19,22 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from video_infinity.adapters import model_fingerprint
 from video_infinity.destination import atomic_write_bytes
+from video_infinity.errors import ModelError
 from video_infinity.launch import local_environment
+from video_infinity.specs import ModelSpec
 from video_infinity_evaluation.errors import EvaluationError
 from video_infinity_evaluation.measuring import score
 from video_infinity_evaluation.passing import Backends, load_backends
 from video_infinity_evaluation.scores import Group
 
 ROWS = "rows.jsonl"
-FORMAT = 2
+FORMAT = 3
 """Rows of another format are measured again."""
 TOLD = (
     *("num_inference_steps", "guidance_scale", "eta", "local_frames", "global_frames"),
@@ -63,12 +69,14 @@ class Made:
     seconds            of its parts, as `generate` reports them
     peak_memory_bytes  of every rank, above the model
     settings           those of TOLD, as they were in force
+    weights            `weights_of` the model; "" where no model was used
     """
 
     borders: tuple[int, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: tuple[int, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = ""
 
 
 Maker = Callable[[Job, Path], Made]
@@ -90,14 +98,25 @@ def generate(job: Job, path: Path) -> Made:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise EvaluationError(f"{job.method}: {last}")
-    return made_of(json.loads(report.read_text(encoding="utf-8")))
+    return made_of(json.loads(report.read_text(encoding="utf-8")), job.model)
 
 
-def made_of(report: Mapping[str, Any]) -> Made:
+def made_of(report: Mapping[str, Any], model: str) -> Made:
     """What a report of `generate` says."""
     settings = {name: report["settings"][name] for name in TOLD}
     peaks = tuple(report["peak_memory_bytes"])
-    return Made(tuple(clip_borders(report)), report["seconds"], peaks, settings)
+    return Made(tuple(clip_borders(report)), report["seconds"], peaks, settings, weights_of(model))
+
+
+@cache
+def weights_of(model: str) -> str:
+    """A digest of a model's weights alone: its defaults may change, and rows keep their settings.
+
+    Raises ModelError for a model that is not there.
+    """
+    files = model_fingerprint(ModelSpec(model))
+    told = {name: digest for name, digest in files.items() if name.endswith(".safetensors")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def make_together(jobs: Sequence[Job], folder: Path) -> None:
@@ -163,7 +182,7 @@ def run_jobs(
 
 
 def read_rows(folder: Path) -> dict[Job, Row]:
-    """The rows that are there whole and of today's format, by their jobs."""
+    """The rows that are there whole, of today's format and weights, by their jobs."""
     try:
         lines = (folder / ROWS).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -175,8 +194,9 @@ def read_rows(folder: Path) -> dict[Job, Row]:
         except ValueError:
             continue  # the last one of a run that was cut off
         if row.get("format") == FORMAT:
-            job = row["job"]
-            rows[Job(**{**job, "options": tuple(job["options"])})] = row
+            job = Job(**{**row["job"], "options": tuple(row["job"]["options"])})
+            if _is_current(job, row["made"]):
+                rows[job] = row
     return rows
 
 
@@ -186,9 +206,20 @@ def video_file(folder: Path, job: Job) -> Path:
 
 
 def is_made(folder: Path, job: Job) -> bool:
-    """Whether there is a video, and what its maker said of it."""
+    """Whether there is a video by today's weights, and what its maker said of it."""
     path = video_file(folder, job)
-    return path.exists() and path.with_suffix(".made").exists()
+    told = path.with_suffix(".made")
+    return path.exists() and told.exists() and _is_current(job, json.loads(told.read_text()))
+
+
+def _is_current(job: Job, made: Mapping[str, Any]) -> bool:
+    """Whether the model's weights are those it was made by; not if the model is gone."""
+    if not made["weights"]:
+        return True
+    try:
+        return bool(made["weights"] == weights_of(job.model))
+    except ModelError:
+        return False
 
 
 def keep_made(folder: Path, job: Job, made: Made) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import video_infinity
 from benchmarks.quality import prompts, render_real
 from benchmarks.quality_page import Shown, page, plots
 from benchmarks.studies import REAL, STUDIES, Column, Study, jobs_of
@@ -24,10 +26,12 @@ from video_infinity_evaluation.report import (
     Row,
     clip_borders,
     generate,
+    is_made,
     make_together,
     read_rows,
     run_jobs,
     video_file,
+    weights_of,
 )
 from video_infinity_evaluation.statistics import interval
 
@@ -81,6 +85,37 @@ def test_what_is_there_is_not_made_again(folder: Path, rows: list[Row], backends
     assert list(read_rows(folder)) == JOBS
 
 
+def test_what_other_weights_made_is_made_again(tmp_path: Path, backends: Backends) -> None:
+    shutil.copytree(Path(video_infinity.__file__).parent / "demo" / "model", tmp_path / "model")
+    model = str(tmp_path / "model")
+    job = replace(JOBS[1], model=model)
+
+    def by_today(job: Job, path: Path) -> Made:
+        weights_of.cache_clear()
+        return replace(shuffled(replace(job, model="demo"), path), weights=weights_of(model))
+
+    (row,) = run_jobs([job], tmp_path, {"shuffled": by_today}, backends, lambda _: None)
+    defaults = tmp_path / "model" / "video_infinity.json"
+    defaults.write_text(
+        defaults.read_text().replace('"guidance_scale": 3.0', '"guidance_scale": 2')
+    )
+    weights_of.cache_clear()
+    assert read_rows(tmp_path) == {job: row}, "a row keeps its settings"
+    assert is_made(tmp_path, job)
+    weights = next((tmp_path / "model" / "unet").glob("*.safetensors"))
+    whole = bytearray(weights.read_bytes())
+    whole[-1] ^= 1
+    weights.write_bytes(whole)
+    weights_of.cache_clear()
+    assert read_rows(tmp_path) == {} and not is_made(tmp_path, job)
+    (again,) = run_jobs([job], tmp_path, {"shuffled": by_today}, backends, lambda _: None)
+    assert again["made"]["weights"] != row["made"]["weights"]
+    assert read_rows(tmp_path) == {job: again}, "the later line counts"
+    shutil.rmtree(tmp_path / "model")
+    weights_of.cache_clear()
+    assert read_rows(tmp_path) == {}
+
+
 def test_one_that_fails_is_told_and_the_others_go_on(tmp_path: Path, backends: Backends) -> None:
     said: list[str] = []
     makers = {REAL: render_real, "shuffled": refuse}
@@ -97,7 +132,7 @@ def test_another_job_has_another_key() -> None:
 
 def test_tables_have_means_intervals_and_counts(rows: list[Row]) -> None:
     text = tables(rows)
-    assert "## 12 frames" in text and "2 prompts, 1 seeds each" in text
+    assert "## 12 frames" in text and "2 prompts, seeds of each: 1" in text
     assert f"| measure | good | {REAL} | shuffled |" in text
     assert "| digit right (frames) | ↑ | 1 ± 0 (2) | 0 ± 0 (2) |" in text
     values = [row["measures"]["temporal_flickering"]["value"] for row in rows[::2]]
