@@ -58,7 +58,7 @@ MOTION = Stage("motion", 3, 400, 0, 8, 1.2e-3, 8e-4, 0.996, noisy_share=1.0)
 CLIPS = Stage("clips", 2, 2000, 24, 8, 1.2e-3, 2e-5, 0.996, noisy_share=0.5)
 KNOWN = Stage("known", 4, 800, 24, 8, 6e-4, 1e-5, 0.996, noisy_share=0.35, known_share=0.4)
 LENGTHS = replace(
-    KNOWN, name="lengths", seed=5, steps=1200, num_clips=12, lengths=(16, 24, world.LONGEST)
+    KNOWN, name="lengths", seed=5, steps=2800, num_clips=12, lengths=(16, 32, world.LONGEST)
 )
 STAGES = (FRAMES, MOTION, CLIPS, KNOWN, LENGTHS)
 NOISY = 800  # motion is settled at the timesteps from here on

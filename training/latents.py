@@ -27,7 +27,7 @@ def decode(vae: AutoencoderKL, latents_BChw: Tensor) -> Tensor:
     return (frames_B3HW / 2 + 0.5).clamp(0, 1)
 
 
-CLIP_FRAMES = 2 * world.LONGEST
+CLIP_FRAMES = 64
 
 
 class LatentPool:

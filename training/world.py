@@ -43,7 +43,7 @@ __all__ = [
 GLYPH_SIZE = 36  # 8x8 cells of 3.6 pixels, and an empty cell around them
 TRAVEL = SIZE - GLYPH_SIZE
 NUM_FRAMES = 16
-LONGEST = 32  # frames of the longest clips that are trained on
+LONGEST = 48  # frames of the longest clips that are trained on
 FPS = 8
 MIN_RUN_UP = 20.0  # pixels before the first bounce: who moves left starts at the right
 

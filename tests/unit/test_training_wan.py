@@ -219,4 +219,4 @@ def test_windows_of_the_first_models_pool():
     begins_B = [any(torch.equal(x[:, 0], first) for first in firsts) for x in x_BCFhw]
     assert all(begins_B[:20])
     assert not all(begins_B[20:])
-    assert UNET_CLIP_FRAMES == 2 * world.LONGEST
+    assert UNET_CLIP_FRAMES > world.LONGEST, "the longest windows can begin later, too"
