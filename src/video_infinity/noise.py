@@ -13,8 +13,9 @@ from collections.abc import Iterable
 
 import torch
 
-INITIAL_STEP, SHUFFLE_STEP, QUEUE_STEP = -1, -2, -3
-"""Keys for the noise that a video starts from, for its shuffles, and for a queue's first frames."""
+INITIAL_STEP, SHUFFLE_STEP, QUEUE_STEP, HELD_STEP = -1, -2, -3, -4
+"""Keys for the noise that a video starts from, for its shuffles, for a queue's first frames, and
+for frames that are held to what is known: HELD_STEP at their step 0, one less at each after it."""
 
 
 def frame_generator(seed: int, frame: int, step: int) -> torch.Generator:

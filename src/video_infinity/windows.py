@@ -33,6 +33,14 @@ class Windows:
             starts.append(last)
         return tuple(range(start, start + width) for start in starts)
 
+    def spread(self, num_frames: int) -> tuple[range, ...]:
+        """As many windows as `spans`, as evenly as can be: none overlaps far more than the others,
+        as the last of `spans` can."""
+        spans = self.spans(num_frames)
+        count, last, width = len(spans) - 1, spans[-1].start, len(spans[0])
+        starts = [(index * last + count // 2) // count for index in range(count)] + [last]
+        return tuple(range(start, start + width) for start in starts)
+
     def over(self, frames: range, num_frames: int) -> tuple[range, ...]:
         """The windows that hold some of `frames`."""
         return tuple(

@@ -29,12 +29,15 @@ from video_infinity.adapters import inspect_model, load_model
 from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import Communicator, SingleCommunicator
 from video_infinity.config import ModelSpec, Request
+from video_infinity.context.install import installed
 from video_infinity.context.layers import ClipContext
 from video_infinity.context.text import FrameText
 from video_infinity.context.windowed import WindowedProcessor, window_parts
 from video_infinity.engine import ClipRun, make_plan
 from video_infinity.estimate import describe_plan, estimate
 from video_infinity.methods import METHODS as METHOD_TABLE
+from video_infinity.methods.loop import context_alone, predict_guided, whole_plan
+from video_infinity.methods.shared_windows import SharedWindows, counted
 from video_infinity.noise import shuffled_frames
 from video_infinity.plan import Plan, Scopes, clips_of_lengths, split_timeline
 from video_infinity.preflight import prepare
@@ -365,6 +368,30 @@ def test_wan_ranks_do_not_show(method: str) -> None:
     assert expected.shape[1] == 16
     latents = wan_harness.latents_on_ranks(WAN, 3, **options_of(method))
     assert relative_difference(latents, expected) < TOLERANCE
+
+
+def test_wan_windows_do_not_count_where_they_take_a_frame_for_a_beginning() -> None:
+    case = wan_harness.Case(options={"num_frames": 33})
+    run = wan_harness.run_of(case, SingleCommunicator(), wan_harness.load(case, 0))
+    job, windows = run.job(), [range(4), range(2, 6), range(5, 9)]
+    context, timestep = context_alone(job), job.scheduler.timesteps[0]
+    z = torch.randn(1, 4, 9, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), installed(job.adapter.sites(), context), context.at(900.0, 0):
+        made = SharedWindows(job, windows).predict(context, z, timestep)
+        apart = []
+        for w in windows:
+            context.hold(whole_plan(len(w)))
+            part = z[:, :, w.start : w.stop]
+            apart.append(predict_guided(job, context, part, timestep, job.texts_of(w)))
+    first, second, third = apart
+    torch.testing.assert_close(made[:, :, :3], first[:, :, :3])
+    both = (first[:, :, 3] + second[:, :, 1]) / 2
+    torch.testing.assert_close(made[:, :, 3], both)
+    torch.testing.assert_close(made[:, :, 4:6], second[:, :, 2:])
+    torch.testing.assert_close(made[:, :, 6:], third[:, :, 1:])
+    assert counted(windows, first_differs=False) == windows
+    apart_alone = [range(4), range(4, 8)]
+    assert counted(apart_alone, first_differs=True) == apart_alone, "no other holds its first"
 
 
 def test_wan_attention_in_one_window_is_the_whole_models() -> None:

@@ -30,6 +30,21 @@ def test_the_tail_has_a_window_of_its_own() -> None:
     assert [(s.start, s.stop) for s in Windows(16, 4).spans(22)] == [(0, 16), (4, 20), (6, 22)]
 
 
+@pytest.mark.parametrize("length", [1, 8, 9, 10, 23, 33, 64])
+@pytest.mark.parametrize(("window", "stride"), [(8, 2), (8, 8), (7, 3), (1, 1), (13, 7)])
+def test_windows_are_spread_evenly_where_strides_do_not_end_with_the_video(
+    window: int, stride: int, length: int
+) -> None:
+    spans = Windows(window, stride).spans(length)
+    spread = Windows(window, stride).spread(length)
+    assert (spread[0], spread[-1], len(spread)) == (spans[0], spans[-1], len(spans))
+    apart = [b.start - a.start for a, b in itertools.pairwise(spread)]
+    assert max(apart, default=stride) <= stride, "no fewer frames in common than was asked for"
+    assert not apart or max(apart) - min(apart) <= 1
+    if spans[-1].start % stride == 0:
+        assert spread == spans
+
+
 def test_windows_over_some_frames() -> None:
     assert Windows(4, 2).over(range(5, 6), 12) == (range(2, 6), range(4, 8))
 

@@ -11,8 +11,8 @@ facts) gets them so, at timestep 0. For any other nothing is trained: at every s
 are put in as they would be at that noise level, so that the model sees them next to what it makes.
 That holds a chunk to its predecessor less firmly. Either way they end as they were, bit for bit,
 and nothing reminds a chunk of the first one. The enhancement stage (randomized blending at a higher
-resolution) is left out. The last chunk ends with the video, and so begins with more known frames
-than the others.
+resolution) is left out. Chunks are spread evenly over the video, so that some begin with a few more
+known frames than a window less a stride.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from video_infinity.context.layers import ClipContext
 from video_infinity.context.workspace import Workspace
 from video_infinity.methods.base import DenoiseJob
 from video_infinity.methods.loop import predict_guided, unit_scale
+from video_infinity.noise import HELD_STEP, initial_noise
 from video_infinity.plan import Plan, Scopes, split_timeline
 from video_infinity.sampling import scale_input, scheduler_step
 from video_infinity.windows import Windows
@@ -41,9 +42,12 @@ def clean(
 
 
 def chunks_of(how: MethodSpec, num_frames: int) -> tuple[range, ...]:
-    """The chunks of the timeline: each begins with frames of the one before."""
+    """The chunks of the timeline: each begins with frames of the one before.
+
+    Evenly spread, so that none knows far more frames than a model was trained to go on from.
+    """
     windows = Windows(chosen(how.window_frames), chosen(how.stride_frames))
-    return windows.spans(num_frames)
+    return windows.spread(num_frames)
 
 
 def steps_of_chunks(how: MethodSpec, num_frames: int, num_inference_steps: int) -> int:
@@ -80,6 +84,7 @@ class ChunkSteps:
     """The denoise of one chunk, step by step, on all ranks together.
 
     known_1CKHW  frames that the chunk begins with; they end as they are, bit for bit
+    first_draw   key of what its first step draws, where these frames take such steps again
     """
 
     def __init__(
@@ -90,15 +95,15 @@ class ChunkSteps:
         hold: Hold | None = None,
         *,
         told: bool = False,
+        first_draw: int = 0,
     ) -> None:
-        self._job, self._hold, self._told = job, hold, told
+        self._job, self._hold, self._told, self._first_draw = job, hold, told, first_draw
         self._plan = Plan(split_timeline(len(chunk), job.comm.size), Scopes(len(chunk), 0))
         own = self._plan.clips[job.comm.rank]
         self._frames = range(chunk.start + own.start, chunk.start + own.stop)
         self._known = known_1CKHW[:, :, own.start : own.stop]
         self._texts = job.texts_of(self._frames)
         noise_1CFHW = job.noise_of(self._frames).to(job.adapter.device)
-        self._noise = noise_1CFHW[:, :, : self._known.shape[FRAME_DIM]]
         self._scheduler = copy.deepcopy(job.scheduler)
         workspace = Workspace.of(job.adapter.device.type)
         self._context = ClipContext(job.comm, self._plan, self._texts[0], workspace=workspace)
@@ -110,7 +115,13 @@ class ChunkSteps:
         timestep = self._scheduler.timesteps[step]
         z_1CFHW = self._z
         if self._hold is not None and num_known:
-            held = self._hold(self._scheduler, self._known, self._noise.to(z_1CFHW), step)
+            unit = initial_noise(
+                job.seed,
+                self._frames[:num_known],
+                (z_1CFHW.shape[1], *z_1CFHW.shape[3:]),
+                key=HELD_STEP - step,
+            )
+            held = self._hold(self._scheduler, self._known, unit.to(z_1CFHW), step)
             z_1CFHW = torch.cat((held, z_1CFHW[:, :, num_known:]), FRAME_DIM)
         scaled, timesteps = scale_input(self._scheduler, z_1CFHW, timestep), timestep
         if self._told:
@@ -129,7 +140,7 @@ class ChunkSteps:
             z_1CFHW,
             seed=job.seed,
             frames=self._frames,
-            step=step,
+            step=self._first_draw + step,
             eta=job.eta,
         )
         self._step += 1

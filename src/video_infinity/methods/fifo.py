@@ -11,11 +11,15 @@ S - f copies of frame 0 before the rest; those leave first, and are dropped.
 
 What differs from the original: the frames before the queue are clean, at timestep 0, where the
 original gives them the lowest noise level. Every frame has a scheduler of its own, so that
-multistep schedulers work; those that cannot begin at any step are refused. Fresh noise may be
-FreeNoise's. Windows of an iteration are shared out over the ranks, which all hold the whole queue.
-The models were trained on one timestep for all frames; as in the original, nothing is trained. A
-denoiser that takes one for all frames is refused. Frames past the end of the video enter the queue,
-and never leave it.
+multistep schedulers work; those that cannot begin at any step are refused. The original's draw
+noise at every step; here the model's own does or does not. Fresh noise may be FreeNoise's. Windows
+of an iteration are shared out over the ranks, which all hold the whole queue. The models were
+trained on one timestep for all frames; as in the original, nothing is trained. A denoiser that
+takes one for all frames is refused. Frames past the end of the video enter the queue, and never
+leave it.
+
+As in the original, the copies of frame 0 go through the queue before it, and little of what was
+made first outlives its noise: the video that is delivered begins in the middle of a motion.
 
 Legend: C channels, F frames, H height, W width
 """
@@ -91,7 +95,12 @@ def denoise_fifo(job: DenoiseJob) -> Iterator[torch.Tensor]:
     """Denoise frame after frame; yields this rank's clip, with noise where nothing is made yet."""
     check_any_step(job.scheduler)
     clip, made_1CFHW = job.clip, unit_scale(job, job.noise_1CFHW)
-    first = ChunkSteps(job, range(chosen(job.how.window_frames)), made_1CFHW[:, :, :0])
+    first = ChunkSteps(
+        job,
+        range(chosen(job.how.window_frames)),
+        made_1CFHW[:, :, :0],
+        first_draw=job.num_inference_steps,  # the queue's steps of the same frames draw others
+    )
     for _ in range(job.num_inference_steps):
         next(first)
         yield made_1CFHW

@@ -6,8 +6,7 @@ The noise is `--noise freenoise` (noise.py, `shuffled_frames`), which other meth
 as well. All but the attention over time runs over the whole timeline, as the original has it.
 
 What differs from the original: it runs on any number of ranks, by the exchange of clip
-parallelism, since the frames that a clip's windows reach lie within a window of it. Both
-self-attentions of a temporal block go in windows each, not the block as a whole. One more window
+parallelism, since the frames that a clip's windows reach lie within a window of it. One more window
 covers the tail. Prompts over time are the timeline's, a text for every frame at every step and
 layer, not the original's motion injection. In a transformer that attends over space and time at
 once (Wan), all of that attention is in windows.

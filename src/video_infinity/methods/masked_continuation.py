@@ -4,8 +4,8 @@ Source: the scheme of Open-Sora 1.1 (2024): the last k latents of a clip stand a
 next, with timestep 0, and the rest is denoised; they are dropped on joining.
 
 What differs from the original: latents are handed on as they are, not decoded and encoded anew. A
-chunk has the model's trained length and a quarter of it is known (4 of 16). The last chunk ends
-with the video, and so begins with more known frames than the others.
+chunk has the model's trained length and a quarter of it is known (4 of 16), or a few frames more:
+chunks are spread evenly over the video.
 
 Open-Sora was trained with random masks over frames. A model that was not (`knows_frames` in its
 facts) takes a timestep for every frame, through the same weights, but has never seen frames of

@@ -7,7 +7,9 @@ original steps every window and averages the latents. For a scheduler whose step
 prediction (DDIM, Euler, multistep ones without thresholding) that is the same, since the windows of
 a frame share its latents, its draws and its history; and multistep schedulers, which the original
 excludes, work. Every frame reads its own prompt, not one prompt for its window; with one prompt
-that is the same. One more window covers the tail.
+that is the same. One more window covers the tail. A model whose first latent frame stands for
+something else than the others (Wan) takes a window's first frame for a video's beginning: for that
+frame the other windows over it count alone.
 """
 
 from __future__ import annotations

@@ -54,15 +54,30 @@ def _as_clip(span: range) -> Clip | None:
     return Clip(span.start, span.stop) if span else None
 
 
+def counted(windows: Sequence[range], *, first_differs: bool) -> list[range]:
+    """Of each window, the frames for which its prediction counts.
+
+    first_differs  a model that takes the first frame of what it is given for a video's beginning:
+                   that of a later window does not count, where another window holds it further in
+    """
+    if not first_differs:
+        return list(windows)
+    return [
+        range(w.start + any(o.start < w.start < o.stop for o in windows), w.stop) for w in windows
+    ]
+
+
 class SharedWindows:
     """One rank's end of a denoise in windows that cover the timeline."""
 
     def __init__(self, job: DenoiseJob, windows: Sequence[range]) -> None:
         self._job, self._dealt = job, deal(windows, job.comm.size)
         self._spans = spans_of(self._dealt)
+        parts = counted(windows, first_differs=job.adapter.facts.first_frame_differs)
+        self._counted = deal(parts, job.comm.size)
         count_L = torch.zeros(job.num_frames)
-        for window in windows:
-            count_L[window.start : window.stop] += 1
+        for part in parts:
+            count_L[part.start : part.stop] += 1
         assert bool(count_L.all()), "a frame that no window covers"
         clip = job.clip
         self._count = count_L[clip.start : clip.stop].view(1, 1, -1, 1, 1)
@@ -76,14 +91,16 @@ class SharedWindows:
         z_wide = fetch(job.comm, job.plan, spans, z_1CFHW, FRAME_DIM)
         span = self._spans[rank]
         sums = z_1CFHW[:, :, :0] if z_wide is None else torch.zeros_like(z_wide)
-        for window in self._dealt[rank]:
+        for window, part in zip(self._dealt[rank], self._counted[rank], strict=True):
             assert z_wide is not None
-            part = slice(window.start - span.start, window.stop - span.start)
             context.hold(whole_plan(len(window)))
-            z_window = z_wide[:, :, part]
+            z_window = z_wide[:, :, window.start - span.start : window.stop - span.start]
             # Made anew at every step: the texts of all windows would take more room than the model.
             texts = job.texts_of(window)
-            sums[:, :, part] += predict_guided(job, context, z_window, timestep, texts)
+            predicted = predict_guided(job, context, z_window, timestep, texts)
+            sums[:, :, part.start - span.start : part.stop - span.start] += predicted[
+                :, :, part.start - window.start :
+            ]
         return self._together(span, sums) / self._count.to(sums)
 
     def _together(self, span: range, sums: torch.Tensor) -> torch.Tensor:
