@@ -3,9 +3,9 @@
     python -m benchmarks.look --num-frames 96 "method=direct" "local_frames=12 global_frames=4"
 
 A setting is a string of keywords of the pipeline's call; `defaults` stands for none. Every setting
-makes the same prompts, the first ones of the report, from the same seed, in this one process. The
-table says the mean over them, and how far it lies from that of the first setting, prompt by prompt,
-with a 95 % interval.
+makes the same videos, the first prompts of the report with a seed of its own each, in this one
+process. The table says the mean over them, and how far it lies from that of the first setting,
+prompt by prompt, with a 95 % interval.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo", help="a preset, or the folder of an export")
     parser.add_argument("--num-frames", type=int, default=96)
     parser.add_argument("--prompts", type=int, default=5, choices=range(1, NUM_PROMPTS + 1))
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the first prompt; then one more")
     arguments = parser.parse_args()
     try:
         calls = {setting: keywords_of(setting) for setting in arguments.settings}
@@ -84,10 +84,12 @@ def main() -> None:
     pipe = VideoInfinityPipeline.from_pretrained(arguments.model)
     print(f"| | {' | '.join(SHOWN)} | gained |\n| --- |{' --- |' * (len(SHOWN) + 1)}", flush=True)
     found: dict[str, list[dict[str, float]]] = {}
-    common = {"num_frames": arguments.num_frames, "seed": arguments.seed}
+    some = prompts()[: arguments.prompts]
     for setting, call in calls.items():
-        some = prompts()[: arguments.prompts]
-        found[setting] = [look(pipe, prompt, common | call) for prompt in some]
+        found[setting] = [
+            look(pipe, prompt, {"num_frames": arguments.num_frames, "seed": seed, **call})
+            for seed, prompt in enumerate(some, arguments.seed)
+        ]
         print(line(setting, found[setting], next(iter(found.values()))), flush=True)
     print(json.dumps(vars(arguments)))
 

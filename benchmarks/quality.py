@@ -27,13 +27,17 @@ from training import data
 from training.evaluate import balanced_scenes
 from video_infinity.adapters import PRESETS
 from video_infinity.destination import atomic_write_bytes
+from video_infinity.noise import frame_generator
 from video_infinity.output import open_sink
+from video_infinity.plan import split_timeline
 from video_infinity_evaluation.pages import contact_sheet
 from video_infinity_evaluation.passing import load_backends
 from video_infinity_evaluation.report import (
     Job,
     Made,
+    clip_borders,
     generate,
+    is_made,
     make_together,
     read_rows,
     run_jobs,
@@ -50,9 +54,10 @@ def prompts() -> list[str]:
 
 
 def render_real(job: Job, path: Path) -> Made:
-    """The world's own video of a prompt, with a digit as in training."""
+    """The world's own video of a prompt, with a digit as in training, a place to start and a speed
+    of its own; its borders are where the engine would cut a video of the job's model."""
     scene = next(i for i, scene in enumerate(data.SCENES) if scene.prompt() == job.prompt)
-    generator = torch.Generator().manual_seed(job.seed)
+    generator = frame_generator(job.seed, scene, 0)
     clips = data.draw_clips(
         generator, 1, job.num_frames, data.exemplar_glyphs(), torch.tensor([scene])
     )
@@ -61,8 +66,10 @@ def render_real(job: Job, path: Path) -> Made:
     height, width = pixels.shape[1:3]
     with open_sink(path, fps=8, width=width, height=height, overwrite=True) as sink:
         sink.write(pixels)
-    step = -(-job.num_frames // job.ranks)
-    return Made(tuple(range(step, job.num_frames, step)))
+    latents = 1 + (job.num_frames - 1) // studies.FRAMES_PER_LATENT[job.model]
+    clips = [[clip.start, clip.stop] for clip in split_timeline(latents, job.ranks)]
+    cut = {"num_latent_frames": latents, "num_frames": job.num_frames, "clips": clips}
+    return Made(tuple(clip_borders(cut)))
 
 
 def chosen(arguments: argparse.Namespace) -> list[tuple[Study, str, list[tuple[str, Job]]]]:
@@ -87,7 +94,7 @@ def make_and_measure(jobs: Sequence[Job], out: Path, end: float) -> None:
     makers = dict.fromkeys(studies.METHODS, generate) | {REAL: render_real}
     known, backends = read_rows(out), load_backends()
     missing = [job for job in dict.fromkeys(jobs) if job not in known]
-    for _, column in itertools.groupby(missing, key=lambda job: replace(job, prompt="")):
+    for _, column in itertools.groupby(missing, key=lambda job: replace(job, prompt="", seed=0)):
         if time.monotonic() >= end:
             return
         together = list(column)
@@ -100,27 +107,29 @@ def sheet_of(shown: Shown, videos: Path) -> bytes | None:
     """A contact sheet of the longest videos of the first prompt; None where one is not there."""
     longest = max(job.num_frames for _, job in shown.jobs if job.method != REAL)
     first = shown.jobs[0][1].prompt
-    files = [
-        video_file(videos, job)
-        for _, job in shown.jobs
-        if job.prompt == first and job.num_frames == longest
-    ]
-    if not files or not all(file.exists() for file in files):
+    jobs = [job for _, job in shown.jobs if job.prompt == first and job.num_frames == longest]
+    if not jobs or not all(is_made(videos, job) for job in jobs):
         return None
-    return contact_sheet(files, SHEET_COLUMNS)
+    return contact_sheet([video_file(videos, job) for job in jobs], SHEET_COLUMNS)
 
 
 def write_page(
     target: Path, all_shown: Sequence[Shown], videos: Path, command: str, machine: str
 ) -> None:
-    """The page, and its pictures in `images/` beside it."""
+    """The page, and its pictures in `images/` beside it. Sheets of other weights and plots of
+    other rows go."""
     images = target.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
+    drawn = plots(all_shown)
     for shown in all_shown:
         sheet = sheet_of(shown, videos)
         if sheet is not None:
             atomic_write_bytes(images / shown.sheet, sheet)
-    for name, picture in plots(all_shown).items():
+        for kind in (f"{shown.name}-??????.png", f"{shown.name}.svg"):
+            for old in images.glob(kind):
+                if old.name not in (*drawn, shown.sheet):
+                    old.unlink()
+    for name, picture in drawn.items():
         atomic_write_bytes(images / name, picture.encode())
     text = page(all_shown, images, command, machine)
     atomic_write_bytes(target, text.encode())
@@ -129,9 +138,10 @@ def write_page(
 def main() -> None:
     """The command's entry."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--studies", nargs="+", help="default: all")
+    known = [study.name for study in (*STUDIES, *SMALL)]
+    parser.add_argument("--studies", nargs="+", choices=known, help="default: all")
     embedded = [name for name in studies.FRAMES_PER_LATENT if name in PRESETS]
-    parser.add_argument("--models", nargs="+", default=embedded)
+    parser.add_argument("--models", nargs="+", choices=embedded, default=embedded)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
     parser.add_argument("--small", action="store_true", help="a few short videos")
@@ -140,8 +150,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/quality"), help="rows and videos")
     parser.add_argument("--page", type=Path, help="default: results.md beside the videos")
     arguments = parser.parse_args()
-    end = time.monotonic() + 60 * (arguments.minutes or float("inf"))
+    minutes = float("inf") if arguments.minutes is None else arguments.minutes
+    end = time.monotonic() + 60 * minutes
     asked = chosen(arguments)
+    if not asked:
+        parser.error("none of these studies is done on these models; see benchmarks/studies.py")
     todo = [] if arguments.only_page else [job for _, _, jobs in asked for _, job in jobs]
     make_and_measure(todo, arguments.out, end)
     rows = read_rows(arguments.out)

@@ -12,7 +12,7 @@ from statistics import median
 from benchmarks.plots import BLUE, COLOURS, GREY, figure_of, svg_of
 from benchmarks.studies import REAL, Study
 from video_infinity_evaluation.pages import cell, summary, tables, values_of
-from video_infinity_evaluation.report import Job, Row
+from video_infinity_evaluation.report import Job, Row, weights_of
 from video_infinity_evaluation.statistics import Interval, over_prompts
 
 HEADLINE = ("mean of the world", "all words right (frames)", "drift of the words", "dynamic_degree")
@@ -26,8 +26,8 @@ Every method made the videos of the same prompts and seeds, with the same model,
 ranks, and `video-infinity evaluate` measured them over their whole length. A cell is the mean over
 the prompts that all columns have at that length, its 95 % interval (Student's t over prompts) and
 their number. `real` is the world's own rendering of the same prompts, seen through the same codec:
-what the measures say where nothing is wrong. [How each measure is made](evaluation.md), [what each
-method is](methods.md).
+what the measures say where nothing is wrong. Every prompt has a seed of its own. [How each measure
+is made](evaluation.md), [what each method is](methods.md).
 
 *Mean of the world* is the mean of the shares below it: words and digit, first direction, steps on
 the axis, turns at a border, and what jumps and standing still leave of 1. Consistency rewards a
@@ -61,8 +61,8 @@ class Shown:
 
     @property
     def sheet(self) -> str:
-        """The contact sheet's file."""
-        return f"{self.name}.png"
+        """The contact sheet's file, of the weights that made its videos: a sheet outlives them."""
+        return f"{self.name}-{weights_of(self.model)[:6]}.png"
 
     def labelled(self) -> list[Row]:
         """The rows, with their columns in the place of the methods.
@@ -113,9 +113,10 @@ def differences(shown: Shown) -> str:
     is what the interval keeps apart from 0. Empty for fewer than two columns.
     """
     rows, name = shown.labelled(), HEADLINE[0]
-    first, *others = dict.fromkeys(row["job"]["method"] for row in rows)
-    if not others:
+    columns = list(dict.fromkeys(row["job"]["method"] for row in rows))
+    if len(columns) < 2:
         return ""
+    first, *others = columns
     lines = [
         f"| {name}, less that of {first} | {' | '.join(f'{n:,} frames' for n in shown.lengths)} |",
         f"| --- | {' | '.join('---' for _ in shown.lengths)} |",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from video_infinity_evaluation.report import Job
@@ -155,17 +155,19 @@ def jobs_of(
     study: Study, model: str, prompts: Sequence[str], *, ranks: int, steps: int | None
 ) -> list[tuple[str, Job]]:
     """(column, job) of one study on one model. ROUND prompts in every column, then the next, so
-    that an interrupted run has all columns of the first prompts."""
+    that an interrupted run has all columns of the first prompts.
+
+    Every prompt has a seed of its own: with the same noise in all videos, what that noise alone
+    brings about would be no sample, however many prompts there are.
+    """
     given = ("--num-inference-steps", str(steps)) if steps else ()
     jobs = []
     for num_frames, count in study.prompts.items():
         frames = pixel_frames(model, num_frames)
         for first in range(0, count, ROUND):
             for column in study.columns:
-                for prompt in prompts[first : min(first + ROUND, count)]:
+                for number in range(first, min(first + ROUND, count)):
                     options = () if column.method == REAL else (*given, *column.options)
-                    job = Job(column.method, prompt, 1, frames, ranks, model, options)
-                    if column.method == REAL:
-                        job = replace(job, model=next(iter(FRAMES_PER_LATENT)))
-                    jobs.append((column.name, job))
+                    about = (prompts[number], 1 + number, frames, ranks, model, options)
+                    jobs.append((column.name, Job(column.method, *about)))
     return jobs

@@ -62,14 +62,18 @@ def length_measures(seen: Pass, borders: Sequence[int]) -> list[Measure]:
     away_P = feature_distance(features_FD)
     changes = seen.changes
     measures = []
-    no_border = "" if borders else "no --borders"
+    why_no_ratio = "nothing changes elsewhere"
+    if len(borders) == seen.num_frames - 1:
+        why_no_ratio = "every pair is at a border"
+    if not borders:
+        why_no_ratio = "no border: name some by --borders, --clip-frames or --run-report"
     for what, values_P, label in (
         ("pixels", changes.difference_P, ""),
         ("motion", changes.residual_P, flow),
         ("content", away_P, content),
     ):
         ratio = length.seam_ratio(values_P, borders)
-        note = "" if ratio is not None else no_border or "nothing changes elsewhere"
+        note = "" if ratio is not None else why_no_ratio
         measures.append(Measure(f"seam_ratio_{what}", ratio, "length", "1", label, note))
     where = int(np.argmax(changes.residual_P)) + 1
     jump = length.largest_jump(changes.residual_P)
@@ -77,7 +81,8 @@ def length_measures(seen: Pass, borders: Sequence[int]) -> list[Measure]:
     measures.append(Measure("largest_jump", jump, "length", "low", flow, place))
     warping_P = np.array(changes.warping_P)
     warping = float(np.nanmean(warping_P)) if np.isfinite(warping_P).any() else None
-    measures.append(Measure("warping_error", warping, "length", "low", flow))
+    hidden = "" if warping is not None else "no point is seen in two neighbours"
+    measures.append(Measure("warping_error", warping, "length", "low", flow, hidden))
     score, lag = length.loop(features_FD)
     again = f"every {lag} frames" if lag else ""
     measures.append(Measure("loop_score", score, "length", "low", content, again))
@@ -104,7 +109,8 @@ def _drifts(seen: Pass, window: int, content: str) -> list[Measure]:
         means_K = length.window_means(np.array(values), window)
         known = not short and means_K[0] > length.TINY
         change = float(means_K[-1] / means_K[0] - 1) if known else None
-        measures.append(Measure(name, change, "length", "", "", short))
+        flat = "" if known else "the first clip has none"
+        measures.append(Measure(name, change, "length", "", "", short or flat))
     return measures
 
 

@@ -20,7 +20,7 @@ import yaml
 from video_infinity import VideoInfinityPipeline
 from video_infinity.memory import give_back_large_tensors
 from video_infinity.progress import silent
-from video_infinity_evaluation.report import Job, keep_made, made_of, video_file
+from video_infinity_evaluation.report import Job, keep_made, made_of, video_file, weights_of
 
 
 def options_of(job: Job) -> dict[str, Any]:
@@ -52,6 +52,7 @@ def main() -> None:
     told = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     jobs = [Job(**{**job, "options": tuple(job["options"])}) for job in told["jobs"]]
     give_back_large_tensors()
+    weights_of(jobs[0].model)  # noted before they are read: what is exported meanwhile is other
     pipe = VideoInfinityPipeline.from_pretrained(jobs[0].model)
     for job in jobs:
         make(pipe, job, Path(told["folder"]), is_first=job is jobs[0])

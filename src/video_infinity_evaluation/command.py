@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,8 +82,10 @@ def evaluate(
         raise EvaluationError(f"--fps {fps} is no rate; give frames a second, above 0")
     if sum(map(bool, (borders, clip_frames, run_report))) > 1:
         raise EvaluationError("--borders, --clip-frames and --run-report say the same; give one")
-    _check_outputs(json_path, plot_path, overwrite)
+    _check_outputs(json_path, plot_path, overwrite, {"FILE": video, "--run-report": run_report})
     told = _read_report(Path(run_report)) if run_report else {}
+    if vbench_env:
+        _check_environment(Path(vbench_env))
     first_frames = [_whole("--borders", word) for word in borders.split(",")] if borders else []
     every = _whole("--clip-frames", clip_frames) if clip_frames else None
     scores = _measure(
@@ -95,7 +97,11 @@ def evaluate(
         weights,
         quiet or json_path == "-",
     )
-    others = _run_vbench(scores, video, Path(vbench_env)) if vbench_env else ()
+    try:
+        others = _run_vbench(scores, video, Path(vbench_env)) if vbench_env else ()
+    except EvaluationError as error:
+        _write(scores, (), json_path, plot_path, quiet)
+        raise EvaluationError(f"{error} (our own measures are there)") from error
     _write(scores, others, json_path, plot_path, quiet)
 
 
@@ -112,7 +118,15 @@ def _whole(flag: str, text: str) -> int:
     return int(text)
 
 
-def _check_outputs(json_path: str, plot_path: str, overwrite: bool) -> None:
+def _check_outputs(
+    json_path: str, plot_path: str, overwrite: bool, inputs: Mapping[str, str]
+) -> None:
+    """inputs  what is read, by its flag: no output may take its place, nor lie among its PNGs."""
+    for flag, path in (("--json", json_path), ("--plot", plot_path)):
+        place = Path(path).resolve()
+        for name, read in inputs.items():
+            if path not in ("", "-") and read and Path(read).resolve() in (place, place.parent):
+                raise EvaluationError(f"{flag} {path} would change {name} {read}; name another")
     if json_path and json_path != "-":
         check_new_file(Path(json_path), overwrite=overwrite, what="--json")
     if plot_path:
@@ -131,7 +145,7 @@ def _read_report(path: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
         borders = clip_borders(report)
         prompts = [str(entry["prompt"]) for entry in report["timeline"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         cause = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise EvaluationError(
             f"--run-report {path} is no report of `generate` ({cause}); name its --report file"
@@ -177,10 +191,16 @@ def _measure(
         )
 
 
+def _check_environment(environment: Path) -> None:
+    from video_infinity_evaluation.environment import python_of
+
+    python_of(environment)
+
+
 def _run_vbench(scores: Scores, video: str, environment: Path) -> Sequence[Measure]:
     from video_infinity_evaluation.environment import run_vbench
 
-    return run_vbench(environment, {Path(video): scores.prompt or ""})
+    return run_vbench(environment, {Path(video): scores.prompt or ""}, scores.fps)
 
 
 def _write(

@@ -90,7 +90,10 @@ def _pictures(path: Path) -> Iterator[Frame]:
         try:
             with Image.open(file) as picture:
                 yield np.asarray(picture.convert("RGB"))
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        except (
+            *(OSError, ValueError, SyntaxError),
+            *(UnidentifiedImageError, Image.DecompressionBombError),
+        ) as error:
             raise EvaluationError(f"{file} is no PNG that can be read: {error}") from error
 
 

@@ -71,18 +71,21 @@ def drift(values_FD: npt.NDArray[np.floating], window: int) -> tuple[float, floa
     Returns that of the last `window` frames' mean, and the largest of all windows; None if the
     video is shorter than two windows.
     """
-    means_KD = window_means(values_FD, window)
-    if len(means_KD) < 2:
+    if len(values_FD) < 2 * window:
         return None
+    means_KD = window_means(values_FD, window)
     distance_K = np.linalg.norm(means_KD[1:] - means_KD[0], axis=1)
     return float(distance_K[-1]), float(distance_K.max())
 
 
 def turn(features_FD: npt.NDArray[np.floating], window: int) -> tuple[float, float] | None:
-    """1 - cosine with the first window's mean feature: of the last window, and the largest."""
-    means_KD = window_means(features_FD, window)
-    if len(means_KD) < 2:
+    """1 - cosine with the first window's mean feature: of the last window, and the largest.
+
+    None if the video is shorter than two windows.
+    """
+    if len(features_FD) < 2 * window:
         return None
+    means_KD = window_means(features_FD, window)
     unit_KD = means_KD / np.maximum(np.linalg.norm(means_KD, axis=1, keepdims=True), TINY)
     distance_K = np.maximum(1 - unit_KD[1:] @ unit_KD[0], 0.0)
     return float(distance_K[-1]), float(distance_K.max())

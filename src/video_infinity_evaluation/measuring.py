@@ -50,8 +50,10 @@ def score(
     fps       frames a second, where the video does not say or says wrongly
     on_frame  is told of each frame that is done
     Raises EvaluationError if the video cannot be read, has fewer than MIN_FRAMES frames or is too
-    small, or if a border is outside of it.
+    small, or if a border is outside of it or clip_frames below 1.
     """
+    if clip_frames is not None and clip_frames < 1:
+        raise EvaluationError(f"clips of {clip_frames} frames are none; clip_frames is 1 or more")
     footage = open_footage(video, fps)
     backends = backends or load_backends()
     frames = iter(footage)

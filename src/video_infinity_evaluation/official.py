@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -97,10 +98,24 @@ def _load(path: Path, load: Callable[..., Any], **options: Any) -> Any:
 
     logging.disable_progress_bar()
     try:
-        network = load(str(path), local_files_only=True, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        network, told = load(
+            str(path),
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (
+        *(OSError, ValueError, KeyError, TypeError, RuntimeError),
+        *(SafetensorError, StrictDataclassError),
+    ) as error:
         cause = " ".join(str(error).split())[:160]
         raise EvaluationError(f"--weights: {path} cannot be loaded: {cause}") from error
+    if missing := sorted(told["missing_keys"]):
+        raise EvaluationError(
+            f"--weights: {path} lacks {len(missing)} tensors of its network, such as {missing[0]}; "
+            "is it in the format of transformers?"
+        )
     return network.eval()
 
 
@@ -146,6 +161,7 @@ class ClipFeatures:
         sizes = {"CLIP ViT-B/32": (768, 12, 32), "CLIP ViT-L/14": (1024, 24, 14)}[name]
         self.label = _label(_is(self._network.config, *sizes), name, path)
         self._side = int(self._network.config.image_size)
+        self.width = int(self._network.config.projection_dim)
 
     @torch.no_grad()
     def __call__(self, frames: Sequence[Frame]) -> npt.NDArray[np.float32]:
@@ -171,6 +187,10 @@ class Aesthetic:
                 state = load_file(head)
             self._head = nn.Linear(state["weight"].shape[1], 1)
             self._head.load_state_dict(state)
+            if self._head.in_features != self._features.width:
+                raise ValueError(
+                    f"it takes {self._head.in_features} features of the {self._features.width}"
+                )
         except (
             *(OSError, ValueError, KeyError, RuntimeError, AttributeError, EOFError),
             *(SafetensorError, pickle.UnpicklingError),

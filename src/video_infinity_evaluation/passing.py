@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from video_infinity_evaluation.errors import EvaluationError
 from video_infinity_evaluation.features import EfficientNetLite, Features
 from video_infinity_evaluation.flow import DisFlow, Flow
 from video_infinity_evaluation.footage import Frame
@@ -29,14 +30,19 @@ PIECE_FRAMES = 4
 class Backends:
     """What the measures see with.
 
-    scene      None: the subject's own, half-way up
+    scene      None: the subject's own, half-way up, which the light one has
     aesthetic  None: not measured
+    Raises EvaluationError without a scene for a subject that has none of its own.
     """
 
     subject: Features
     flow: Flow
     scene: Features | None = None
     aesthetic: Aesthetic | None = None
+
+    def __post_init__(self) -> None:
+        if self.scene is None and not hasattr(self.subject, "scenes"):
+            raise EvaluationError(f"the subject {self.subject.label} has no scenes: give a scene")
 
 
 def load_backends(weights: Path | None = None) -> Backends:

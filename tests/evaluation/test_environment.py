@@ -20,7 +20,7 @@ import pytest
 from tests.evaluation.conftest import real_frames, real_video
 from video_infinity.output import open_sink
 from video_infinity_evaluation import EvaluationError, vbench
-from video_infinity_evaluation.environment import lay_out, run_vbench
+from video_infinity_evaluation.environment import WEIGHTS, lay_out, run_vbench
 from video_infinity_evaluation.features import IMAGENET, normalised, stacked
 from video_infinity_evaluation.flow import top_motion
 from video_infinity_evaluation.footage import open_footage
@@ -64,6 +64,39 @@ def test_an_environment_that_is_none_is_told(ours: Path, tmp_path: Path) -> None
     python.chmod(0o755)
     with pytest.raises(EvaluationError, match="vbench failed: no module named vbench"):
         run_vbench(tmp_path, {ours: ""})
+
+
+def test_it_runs_from_any_directory_and_what_is_no_number_is_told(
+    ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program in VBench's place says where it ran and what it was told."""
+    python, cache = tmp_path / "env" / "bin" / "python", tmp_path / "cache"
+    for name in (*WEIGHTS["imaging_quality"], *WEIGHTS["dynamic_degree"]):
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).touch()
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        '#!/bin/sh\nmkdir "$4"\n'
+        f'test "$VBENCH_CACHE_DIR" = {cache} || exit 1\n'
+        'echo \'{"temporal_flickering": 0.5, "imaging_quality": NaN}\' > "$4/scores.json"\n'
+    )
+    python.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VBENCH_CACHE_DIR", "cache")
+    found = {m.name.removeprefix("vbench:"): m for m in run_vbench(Path("env"), {ours: ""})}
+    assert found["temporal_flickering"].value == 0.5
+    for name in ("imaging_quality", "dynamic_degree"):
+        assert (found[name].value, found[name].note) == (None, "vbench gave no number")
+    assert "dino_model" in found["subject_consistency"].note
+
+
+def test_vbench_gets_the_rate_that_was_asked_for(ours: Path, tmp_path: Path) -> None:
+    for number, (fps, told) in enumerate([(None, 8), (24.0, 24), (1e-9, 1 / 1001)]):
+        scratch = tmp_path / str(number)
+        scratch.mkdir()
+        task = json.loads(lay_out(scratch, {ours: ""}, [], fps).read_text())
+        laid_out = open_footage(Path(task["videos"]) / "00000.mp4")
+        assert laid_out.fps == pytest.approx(told, rel=1e-3)
 
 
 @pytest.mark.parametrize("which", ["ours", "carphone_distorted"])

@@ -123,6 +123,21 @@ def cut(place: Path) -> list[str]:
     return ["v.webm"]
 
 
+def over_its_input(place: Path) -> list[str]:
+    (place / "v.mp4").write_text("mine")
+    return ["v.mp4", "--json", "./v.mp4", "--overwrite"]
+
+
+def among_its_pictures(place: Path) -> list[str]:
+    write(place / "frames", real_frames("carphone_pristine", 5, 64)[:, :48])
+    return ["frames", "--plot", "frames/plot.png"]
+
+
+def an_environment_that_is_none(place: Path) -> list[str]:
+    (place / "v.mp4").write_text("told before it is read")
+    return ["v.mp4", "--vbench-env", "nowhere"]
+
+
 def there(name: str) -> Callable[[Path], list[str]]:
     def words(place: Path) -> list[str]:
         (place / name).write_text("mine")
@@ -157,6 +172,16 @@ CASES: dict[str, Case] = {
     ),
     "picture of another kind": (lambda _: ["v.mp4", "--plot", "p.bmp"], ("p.bmp", ".png or .svg")),
     "json is there": (there("s.json"), ("--json s.json exists", "--overwrite")),
+    "json over the video": (over_its_input, ("--json ./v.mp4 would change FILE v.mp4",)),
+    "plot among the frames": (among_its_pictures, ("--plot frames/plot.png", "FILE frames")),
+    "no environment": (an_environment_that_is_none, ("--vbench-env nowhere has no bin/python",)),
+    "endless report": (
+        lambda place: [
+            *spoilt("r", b'{"num_frames": 1e999, "num_latent_frames": 1, "clips": []}')(place),
+            *("--run-report", "r"),
+        ],
+        ("--run-report r is no report",),
+    ),
     "one file for both": (
         lambda _: ["v.mp4", "--json", "a.png", "--plot", "a.png"],
         ("different files",),
@@ -172,14 +197,40 @@ def test_mistake_is_one_line(
     monkeypatch.chdir(tmp_path)
     make, fragments = CASES[name]
     words = make(tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert cli.run(["evaluate", *words]) == 2
     out, err = capfd.readouterr()
     (line,) = err.splitlines()
     assert line.startswith("video-infinity: error: ") and not out
     for fragment in fragments:
         assert fragment in line
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_what_was_measured_is_there_where_vbench_fails(
+    clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    python = tmp_path / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\necho 'no module named vbench' >&2\nexit 1\n")
+    python.chmod(0o755)
+    words = ["--vbench-env", str(tmp_path / "env"), "--json", str(tmp_path / "s.json"), "--quiet"]
+    assert cli.run(["evaluate", str(clip), *words]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "vbench failed: no module named vbench (our own measures are there)" in line
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert scores["num_frames"] == 12 and "vbench:dynamic_degree" not in scores["measures"]
+
+
+def test_a_picture_that_is_too_large_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "frames", real_frames("carphone_pristine", 5, 64)[:, :48])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 // 3)
+    assert cli.run(["evaluate", str(tmp_path / "frames")]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "is no PNG that can be read" in line and "decompression bomb" in line
 
 
 def test_without_the_extra_one_line_says_what_to_install(

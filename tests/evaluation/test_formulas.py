@@ -178,8 +178,9 @@ def test_drift_is_from_the_first_window_and_the_last_window_is_whole() -> None:
     values = np.concatenate([np.zeros(4), np.full(4, 9.0), np.full(5, 2.0)])[:, None]
     assert length.drift(values, 4) == (2.0, 9.0)
     assert length.window_means(values, 4)[:, 0].tolist() == [0, 9, 2, 2]
-    assert length.drift(values[:7], 4) == (3 * 9 / 4, 3 * 9 / 4)
-    assert length.drift(values[:4], 4) is None
+    assert length.drift(values[:10], 4) == ((2 * 9 + 2 * 2) / 4, 9.0), "the last ones overlap"
+    assert length.drift(values[:7], 4) is None, "shorter than two windows"
+    assert length.turn(np.ones((7, 2)), 4) is None
     same = np.array([[1.0, 0.0]] * 4 + [[3.0, 0.0]] * 4)
     assert length.turn(same, 4) == (0.0, 0.0), "brighter features of the same direction"
     assert length.turn(same[:, ::-1] * [[1, 1]] + [0, 0], 4) == (0.0, 0.0)

@@ -5,13 +5,14 @@ The loading and the preprocessing are the real ones; the networks' size is not, 
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
@@ -103,7 +104,9 @@ def test_what_a_folder_lacks_is_light(folder: Path, video: Any, tmp_path: Path) 
     assert scores["aesthetic_quality"] is None
 
 
-@pytest.mark.parametrize("spoil", ["none", "empty", "no weights", "pickle", "head"])
+@pytest.mark.parametrize(
+    "spoil", ["none", "empty", "no weights", "pickle", "head", "width", "lacks", "config"]
+)
 def test_a_bad_folder_is_told_in_one_line(folder: Path, tmp_path: Path, spoil: str) -> None:
     if spoil == "none":
         tmp_path = tmp_path / "nowhere"
@@ -117,6 +120,17 @@ def test_a_bad_folder_is_told_in_one_line(folder: Path, tmp_path: Path, spoil: s
     elif spoil == "head":
         (tmp_path / CLIP_L).symlink_to(folder / CLIP_L)
         (tmp_path / HEAD[1]).write_bytes(b"no tensors at all")
+    elif spoil == "width":
+        (tmp_path / CLIP_L).symlink_to(folder / CLIP_L)
+        save_file({"weight": torch.ones(1, 9), "bias": torch.ones(1)}, tmp_path / HEAD[0])
+    elif spoil == "lacks":
+        shutil.copytree(folder / DINO, tmp_path / DINO)
+        weights = load_file(tmp_path / DINO / "model.safetensors")
+        weights = {f"backbone.{name}": tensor for name, tensor in weights.items()}
+        save_file(weights, tmp_path / DINO / "model.safetensors", {"format": "pt"})
+    elif spoil == "config":
+        shutil.copytree(folder / DINO, tmp_path / DINO)
+        (tmp_path / DINO / "config.json").write_text('{"model_type": "vit", "hidden_size": "x"}')
     with pytest.raises(EvaluationError, match=r"^--weights") as refused:
         load_official(tmp_path)
     assert "\n" not in str(refused.value)

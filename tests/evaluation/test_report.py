@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 import video_infinity
-from benchmarks.quality import prompts, render_real
+from benchmarks.quality import prompts, render_real, write_page
 from benchmarks.quality_page import Shown, page, plots
 from benchmarks.studies import REAL, STUDIES, Column, Study, jobs_of
 from video_infinity_evaluation import Backends, EvaluationError
 from video_infinity_evaluation.batch import options_of
+from video_infinity_evaluation.footage import open_footage
 from video_infinity_evaluation.pages import contact_sheet, summary, tables
 from video_infinity_evaluation.report import (
     ROWS,
@@ -34,6 +35,7 @@ from video_infinity_evaluation.report import (
     weights_of,
 )
 from video_infinity_evaluation.statistics import interval
+from video_infinity_evaluation.world.truth import Witness
 
 PROMPTS = (
     "a red seven moving left on a navy background",
@@ -164,7 +166,37 @@ def test_a_study_goes_by_rounds_of_prompts_and_a_model_makes_the_frames_it_can()
     assert names == ["up"] * 5 + [REAL] * 5 + ["up"] * 2 + [REAL] * 2
     wan = jobs_of(TWO, "demo-wan", PROMPTS, ranks=3, steps=None)
     assert {job.num_frames for _, job in wan} == {13, 25}
-    assert [job.model for _, job in wan[1:3]] == ["demo-wan", "demo"], "one world"
+    assert {job.model for _, job in wan} == {"demo-wan"}
+    assert [job.seed for _, job in wan] == [1, 2, 1, 2, 1, 1], "by the prompt, in every column"
+
+
+def test_the_worlds_own_videos_differ_and_are_cut_like_the_models(tmp_path: Path) -> None:
+    jobs = [Job(REAL, text, seed, 65, 2, "demo-wan") for seed, text in enumerate(PROMPTS)]
+    made = [render_real(job, tmp_path / f"{job.seed}.mp4") for job in jobs]
+    assert [m.borders for m in made] == [(29,), (29,)], "latent frame 8 of 17 begins there"
+    tracks = []
+    for job in jobs:
+        witness = Witness()
+        witness.see_all(list(open_footage(tmp_path / f"{job.seed}.mp4")))
+        tracks.append(np.abs(np.diff(witness.sighting().centre_F2, axis=0)).sum(1))
+    assert np.abs(tracks[0] - tracks[1]).max() > 0.9, "each has a motion of its own"
+
+
+def test_pictures_of_other_weights_and_rows_go(rows: list[Row], tmp_path: Path) -> None:
+    shown, images = shown_of(rows), tmp_path / "images"
+    images.mkdir()
+    others = ("results-two-demo-wan-abcdef.png", "results-two-demo-wan.svg", "contact_sheet.png")
+    for name in (*others, "results-two-demo-abcdef.png", shown.sheet):
+        (images / name).write_bytes(b"")
+    assert weights_of("demo")[:6] in shown.sheet
+    write_page(tmp_path / "page.md", [shown], tmp_path, "", "")
+    kept = {path.name for path in images.iterdir()}
+    assert kept == {*others, shown.sheet, "results-two-demo.svg"}
+    half = {job: row for job, row in shown.rows.items() if job.num_frames == 12}
+    few = Shown(TWO, "demo", shown.jobs, half)
+    write_page(tmp_path / "page.md", [few], tmp_path, "", "")
+    assert not (images / "results-two-demo.svg").exists(), "there is nothing to plot any more"
+    assert f"images/{shown.sheet}" in (tmp_path / "page.md").read_text()
 
 
 def test_no_video_stands_in_two_columns_of_a_study() -> None:

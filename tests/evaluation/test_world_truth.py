@@ -99,6 +99,17 @@ def test_each_fault_is_seen(
     assert found is not None and low <= found <= high
 
 
+def test_frames_without_a_digit_are_not_of_the_same_digit(real: dict[Scene, Any]) -> None:
+    whole = real[SCENES[0]]
+    ground = whole[:1].copy()
+    ground[:] = np.median(whole.reshape(-1, 3), axis=0)
+    gone = np.concatenate([whole[: FRAMES // 2], np.repeat(ground, FRAMES // 2, axis=0)])
+    found = truth(gone, SCENES[0])
+    assert found["digit right (frames)"] == 0.5
+    assert found["same digit (frames)"] == 0.5
+    assert truth(np.repeat(ground, 8, axis=0), SCENES[0])["same digit (frames)"] == 0
+
+
 def test_turns_in_the_middle_are_none_of_the_world() -> None:
     zigzag = np.array([30.0, 33, 36, 33, 30, 27, 24, 21, 18, 21, 24])
     frames, at_border = turns_of(zigzag)

@@ -96,11 +96,12 @@ def measure(seen: Sighting, scene: Scene) -> tuple[Measure, ...]:
     """
     right = words_right(seen, scene)
     all_right_F = right["digit"] & right["colour"] & right["background"]
-    counts = np.bincount(seen.digit_F, minlength=len(words.DIGITS))
+    present_F = seen.colour_F != NO_COLOUR
+    counts = np.bincount(seen.digit_F[present_F], minlength=len(words.DIGITS))
     third = max(1, len(all_right_F) // 3)
     shares = {f"{word} right (frames)": float(right_F.mean()) for word, right_F in right.items()}
     shares["all words right (frames)"] = float(all_right_F.mean())
-    shares["same digit (frames)"] = float(counts.max() / counts.sum())
+    shares["same digit (frames)"] = float(counts.max() / len(present_F))
     measures = [Measure(name, value, "world", "high") for name, value in shares.items()]
     gone = float(all_right_F[:third].mean() - all_right_F[-third:].mean())
     measures.append(Measure("drift of the words", gone, "world", "low"))
@@ -135,6 +136,7 @@ def _motion(centre_F2: npt.NDArray[np.float64], scene: Scene) -> list[Measure]:
     turns, at_border = turns_of(centre_F2 @ np.abs(direction))
     steady = np.linalg.norm(np.diff(step_P2, axis=0), axis=1)
     bends = np.delete(steady, np.clip(turns - 1, 0, len(steady) - 1)) if len(steady) else steady
+    why_none = "too short" if len(turns) else "it never turns"
     found = [
         ("first direction right", float(first >= MIN_MOVE_PX and first > aside), "high"),
         ("steps on the axis", float(on_axis_P[moving_P].mean()) if moving_P.any() else 0.0, "high"),
@@ -144,7 +146,10 @@ def _motion(centre_F2: npt.NDArray[np.float64], scene: Scene) -> list[Measure]:
         ("roughness, pixels", float(np.median(bends)) if len(bends) else None, "low"),
         ("median step, pixels", float(np.median(length_P)), ""),
     ]
-    return [Measure(name, value, "world", good) for name, value, good in found]
+    return [
+        Measure(name, value, "world", good, note=why_none if value is None else "")
+        for name, value, good in found
+    ]
 
 
 def turns_of(
