@@ -25,6 +25,15 @@ _RUN_FREE = (
 )
 
 
+def weights_digests(model: str) -> dict[str, str]:
+    """Digests of the files that hold a model's weights, by name; not of its defaults.
+
+    Raises ModelError for a model that is not there.
+    """
+    files = model_fingerprint(ModelSpec(model))
+    return {name: digest for name, digest in files.items() if name.endswith(".safetensors")}
+
+
 def run_dir_of(request: Request) -> RunDir:
     """Where a request's run is kept: where it says, else beside its output."""
     output = chosen(request.output.output)

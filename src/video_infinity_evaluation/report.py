@@ -23,11 +23,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from video_infinity.adapters import model_fingerprint
 from video_infinity.destination import atomic_write_bytes
 from video_infinity.errors import ModelError
 from video_infinity.launch import local_environment
-from video_infinity.specs import ModelSpec
+from video_infinity.recovery import weights_digests
 from video_infinity_evaluation.errors import EvaluationError
 from video_infinity_evaluation.measuring import score
 from video_infinity_evaluation.passing import Backends, load_backends
@@ -114,9 +113,8 @@ def weights_of(model: str) -> str:
 
     Raises ModelError for a model that is not there.
     """
-    files = model_fingerprint(ModelSpec(model))
-    told = {name: digest for name, digest in files.items() if name.endswith(".safetensors")}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    told = json.dumps(weights_digests(model), sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def make_together(jobs: Sequence[Job], folder: Path) -> None:
