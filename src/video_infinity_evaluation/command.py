@@ -121,11 +121,12 @@ def _whole(flag: str, text: str) -> int:
 def _check_outputs(
     json_path: str, plot_path: str, overwrite: bool, inputs: Mapping[str, str]
 ) -> None:
-    """inputs  what is read, by its flag: no output may take its place, nor lie among its PNGs."""
+    """inputs  what is read, by its flag: no output takes its place, nor is a PNG among its PNGs."""
     for flag, path in (("--json", json_path), ("--plot", plot_path)):
         place = Path(path).resolve()
+        taken = (place, place.parent) if place.suffix.lower() == ".png" else (place,)
         for name, read in inputs.items():
-            if path not in ("", "-") and read and Path(read).resolve() in (place, place.parent):
+            if path not in ("", "-") and read and Path(read).resolve() in taken:
                 raise EvaluationError(f"{flag} {path} would change {name} {read}; name another")
     if json_path and json_path != "-":
         check_new_file(Path(json_path), overwrite=overwrite, what="--json")

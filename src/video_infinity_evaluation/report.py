@@ -211,11 +211,13 @@ def is_made(folder: Path, job: Job) -> bool:
 
 
 def _is_current(job: Job, made: Mapping[str, Any]) -> bool:
-    """Whether the model's weights are those it was made by; not if the model is gone."""
-    if not made["weights"]:
+    """Whether the model's weights are those it was made by; not if the model is gone, or if it was
+    made before weights were noted."""
+    weights = made.get("weights")
+    if weights == "":
         return True
     try:
-        return bool(made["weights"] == weights_of(job.model))
+        return weights == weights_of(job.model)
     except ModelError:
         return False
 

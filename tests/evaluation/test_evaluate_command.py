@@ -81,6 +81,15 @@ def test_a_report_of_generate_says_where_clips_begin(
     assert scores["prompt"] == "a b"
 
 
+def test_a_table_may_lie_beside_the_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "frames", real_frames("carphone_pristine", 5, 64)[:, :48])
+    monkeypatch.chdir(tmp_path / "frames")
+    assert cli.run(["evaluate", ".", "--json", "s.json", "--plot", "s.svg", "--quiet"]) == 0
+    assert json.loads(Path("s.json").read_text())["num_frames"] == 5
+
+
 @pytest.mark.parametrize("name", ["v.webm", "v.gif", "frames"])
 def test_other_containers_and_directories_are_read(name: str, tmp_path: Path) -> None:
     frames = real_frames("carphone_pristine", 5, 64)[:, :48]

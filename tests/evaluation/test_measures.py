@@ -158,6 +158,11 @@ def test_values_over_time_have_their_lengths(scores: dict[str, Scores]) -> None:
         ([np.zeros((32, s, 3), np.uint8) for s in (32, 32, 34)], {}, ("frame 2", "34x32")),
         (np.zeros((4, 32, 32, 3), np.uint8), {"borders": [4]}, ("frame 4 of 4", "1 to 3")),
         (np.zeros((4, 32, 32, 3), np.uint8), {"fps": 0}, ("0.0 frames a second", "above 0")),
+        (
+            np.zeros((4, 32, 32, 3), np.uint8),
+            {"clip_frames": 0},
+            ("clips of 0 frames", "1 or more"),
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
@@ -167,6 +172,28 @@ def test_what_cannot_be_measured_is_refused(
         score(video, backends=backends, **options)
     for word in words:
         assert word in str(refused.value)
+
+
+def test_what_has_no_value_says_why(backends: Backends) -> None:
+    video = real_frames("carphone_pristine", 6, 64)[:, :48]
+    for options, why in (({}, "no border"), ({"clip_frames": 1}, "every pair is at a border")):
+        notes = {m.name: m.note for m in score(video, backends=backends, **options).measures}
+        assert why in notes["seam_ratio_motion"]
+    still = score(np.zeros((6, 32, 32, 3), np.uint8), borders=[2], backends=backends)
+    (change,) = (m for m in still.measures if m.name == "contrast_change")
+    assert (change.value, change.note) == (None, "the first clip has none")
+
+
+def test_a_subject_without_scenes_wants_a_scene(backends: Backends) -> None:
+    class Mean:
+        label = "mean"
+
+        def __call__(self, frames: Any) -> Any:
+            return np.stack([frame.mean((0, 1)) for frame in frames]).astype(np.float32)
+
+    with pytest.raises(EvaluationError, match="mean has no scenes: give a scene"):
+        Backends(Mean(), backends.flow)
+    assert Backends(Mean(), backends.flow, Mean()).scene is not None
 
 
 def test_memory_does_not_hold_the_video(backends: Backends) -> None:

@@ -113,6 +113,9 @@ def test_what_other_weights_made_is_made_again(tmp_path: Path, backends: Backend
     (again,) = run_jobs([job], tmp_path, {"shuffled": by_today}, backends, lambda _: None)
     assert again["made"]["weights"] != row["made"]["weights"]
     assert read_rows(tmp_path) == {job: again}, "the later line counts"
+    told = video_file(tmp_path, job).with_suffix(".made")
+    told.write_text('{"borders": []}')
+    assert not is_made(tmp_path, job), "by a version that noted no weights"
     shutil.rmtree(tmp_path / "model")
     weights_of.cache_clear()
     assert read_rows(tmp_path) == {}

@@ -121,6 +121,10 @@ def test_a_track_without_a_turn_or_a_step_has_no_share_of_turns() -> None:
     still = Sighting(*(np.zeros(5, np.int64) for _ in range(3)), np.full((5, 2), 31.5))
     found = {m.name: m.value for m in measure(still, SCENES[0])}
     assert found["turns at a border"] is None
+    assert {m.note for m in measure(still, SCENES[0]) if m.value is None} == {"it never turns"}
+    two = Sighting(*(np.zeros(2, np.int64) for _ in range(3)), np.full((2, 2), 31.5))
+    notes = {m.name: m.note for m in measure(two, SCENES[0]) if m.value is None}
+    assert notes == {"turns at a border": "it never turns", "roughness, pixels": "too short"}
     assert found["standing still (steps)"] == 1
     assert found["steps on the axis"] == 0
     shares = [found[f"{word} right (frames)"] for word in ("digit", "colour", "background")]

@@ -31,7 +31,8 @@ FRAME_DIM = 2
 """Frames in [1, C, F, H, W]."""
 
 Hold = Callable[[Any, torch.Tensor, torch.Tensor, int], torch.Tensor]
-"""Scheduler, known frames, their unit noise, step -> what stands in their place in that step."""
+"""Scheduler, known frames, unit noise drawn for them at this step, step -> what stands in their
+place in that step."""
 
 
 def clean(

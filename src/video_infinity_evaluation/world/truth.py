@@ -136,7 +136,6 @@ def _motion(centre_F2: npt.NDArray[np.float64], scene: Scene) -> list[Measure]:
     turns, at_border = turns_of(centre_F2 @ np.abs(direction))
     steady = np.linalg.norm(np.diff(step_P2, axis=0), axis=1)
     bends = np.delete(steady, np.clip(turns - 1, 0, len(steady) - 1)) if len(steady) else steady
-    why_none = "too short" if len(turns) else "it never turns"
     found = [
         ("first direction right", float(first >= MIN_MOVE_PX and first > aside), "high"),
         ("steps on the axis", float(on_axis_P[moving_P].mean()) if moving_P.any() else 0.0, "high"),
@@ -146,8 +145,9 @@ def _motion(centre_F2: npt.NDArray[np.float64], scene: Scene) -> list[Measure]:
         ("roughness, pixels", float(np.median(bends)) if len(bends) else None, "low"),
         ("median step, pixels", float(np.median(length_P)), ""),
     ]
+    why_none = {"turns at a border": "it never turns", "roughness, pixels": "too short"}
     return [
-        Measure(name, value, "world", good, note=why_none if value is None else "")
+        Measure(name, value, "world", good, note=why_none[name] if value is None else "")
         for name, value, good in found
     ]
 
