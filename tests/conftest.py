@@ -5,10 +5,12 @@ import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.utils import logging
 
 from tests.tiny import save_tiny_model
@@ -17,6 +19,27 @@ from tests.tiny import save_tiny_model
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 logging.set_verbosity_error()
+
+
+def _switches() -> tuple[object, ...]:
+    """What decides, for a whole process, which kernels run; bits may differ with any of them."""
+    return (
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.math_sdp_enabled(),
+        torch.backends.cuda.mem_efficient_sdp_enabled(),
+        torch.backends.mkldnn.enabled,
+        _AttentionBackendRegistry.get_active_backend()[0],
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_test_changes_the_next() -> Iterator[None]:
+    before = _switches()
+    yield
+    assert _switches() == before, "the test left a switch of the process as it had set it"
 
 
 @pytest.fixture(scope="session")

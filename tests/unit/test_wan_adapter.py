@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import WanPipeline
+from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -363,6 +365,14 @@ def _broken(*_: Any) -> Any:
     raise RuntimeError("in the middle of a layer")
 
 
+@pytest.fixture
+def own_default_backend() -> Iterator[None]:
+    """diffusers' `set_attention_backend` changes the default of the whole process as well."""
+    with attention_backend():
+        yield
+
+
+@pytest.mark.usefixtures("own_default_backend")
 @pytest.mark.parametrize("inside", [False, True])
 def test_the_users_attention_backend_is_honoured(
     inside: bool, monkeypatch: pytest.MonkeyPatch
