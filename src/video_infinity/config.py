@@ -15,7 +15,13 @@ from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 from video_infinity.checks import SPELLINGS, flag, shown
 from video_infinity.errors import ConfigError
-from video_infinity.peers import FIFO_PARTS, METHODS, SCOPE_OPTIONS, options_read
+from video_infinity.peers import (
+    FIFO_PARTS,
+    FRONT_OPTIONS,
+    METHODS,
+    SCOPE_OPTIONS,
+    options_read,
+)
 from video_infinity.specs import (
     MethodSpec,
     ModelSpec,
@@ -107,6 +113,8 @@ def _check_effects(request: Request) -> None:
                 )
             if name in zeroed and value:
                 raise ConfigError(f"{flag(name)} {value} has no effect --without {how.without}")
+    if how.front_frames == 0 and how.front_span is not None:
+        raise ConfigError(f"--front-span {how.front_span} has no effect with --front-frames 0")
     if how.noise is not None and request.video.initial_latents is not None:
         raise ConfigError(f"--noise {how.noise} has no effect with --initial-latents; drop one")
     if not traits.resumes and run.checkpoint_every not in ("auto", "never"):
@@ -183,6 +191,8 @@ class ModelDefaults:
     global_bias: float = 0.0
     bias_switch: float = 800.0
     trained_frames: int = 16
+    front_frames: int = 0
+    front_span: int = 192
 
 
 def resolve(request: Request, defaults: ModelDefaults) -> Request:
@@ -194,7 +204,11 @@ def resolve(request: Request, defaults: ModelDefaults) -> Request:
     if noise is None and video.initial_latents is None:
         noise = traits.noise
     read = options_read(how.method, noise, how.without)
-    known = {k: v for k, v in known.items() if k not in SCOPE_OPTIONS or k in read}
+    optional = SCOPE_OPTIONS | FRONT_OPTIONS
+    known = {k: v for k, v in known.items() if k not in optional or k in read}
+    front_frames = how.front_frames if how.front_frames is not None else defaults.front_frames
+    if not front_frames:
+        known.pop("front_span", None)
     width = how.window_frames or defaults.trained_frames
     if "window_frames" in read:
         known["window_frames"] = width

@@ -181,8 +181,7 @@ class ClipRun:
         return latents
 
     def _walk(self, job: DenoiseJob) -> torch.Tensor:
-        method = METHODS[self._request.how.method]
-        total = method.num_steps(job.how, job.num_frames, job.num_inference_steps)
+        method, total = METHODS[self._request.how.method], self._num_steps(job)
         keeper = self._keeper
         held = Held(self.clip, self._shares().clips)
         latents = job.noise_1CFHW if job.begun_1CFHW is None else job.begun_1CFHW
@@ -196,6 +195,11 @@ class ClipRun:
                 keeper.after_step(done, total, z_1CFHW, job.scheduler, held)
             before, begin = replace(self._comm.tally), time.perf_counter()
         return latents
+
+    def _num_steps(self, job: DenoiseJob) -> int:
+        """Of the method in all."""
+        count = METHODS[self._request.how.method].num_steps
+        return count(job.how, job.num_frames, job.num_inference_steps)
 
     def job(self) -> DenoiseJob:
         """What a method is given: text, noise and a fresh scheduler for this rank's clip."""
@@ -235,7 +239,11 @@ class ClipRun:
     def _gone_on_with(self, job: DenoiseJob, keeper: Keeper) -> DenoiseJob:
         """The job from the newest checkpoint on, if there is one."""
         begin = keeper.find(
-            job.scheduler, self.clip, self.plan.num_latent_frames, self._adapter.device
+            job.scheduler,
+            self._num_steps(job),
+            self.clip,
+            self.plan.num_latent_frames,
+            self._adapter.device,
         )
         if begin is None:
             return job

@@ -65,6 +65,8 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
         "noise": how.noise,
         "window_frames": how.window_frames,
         "stride_frames": how.stride_frames,
+        "front_frames": how.front_frames,
+        "front_span": how.front_span,
         "without": how.without,
         "num_frames": video.num_frames,
         "num_latent_frames": plan.num_latent_frames,
@@ -235,6 +237,11 @@ def describe_plan(predicted: dict[str, Any]) -> str:
         lines.append(
             f"windows of {predicted['window_frames']} latent frames, "
             f"stride {predicted['stride_frames'] or 'none'}, noise {predicted['noise']}"
+        )
+    if predicted["front_frames"]:
+        lines.append(
+            f"fronts of {predicted['front_frames']} latent frames a step, from every "
+            f"{predicted['front_span']}"
         )
     if predicted["without"]:
         lines.append(f"left out: {predicted['without']}")

@@ -92,14 +92,20 @@ class Keeper:
         return not blind
 
     def find(
-        self, scheduler: Any, clip: Clip, num_latent_frames: int, device: torch.device
+        self,
+        scheduler: Any,
+        num_steps: int,
+        clip: Clip,
+        num_latent_frames: int,
+        device: torch.device,
     ) -> Start | None:
         """The newest whole checkpoint's part of this rank, whose frames are `clip`.
 
         scheduler  fresh, its timesteps set
+        num_steps  of the whole denoise
         A checkpoint that is not whole is told of and left out. Returns None if there is none.
         """
-        self._fresh = history.copy_of(scheduler)
+        self._fresh, self._num_steps = history.copy_of(scheduler), num_steps
         if not self._saves:
             return None
         comm = self._comm
@@ -124,7 +130,7 @@ class Keeper:
             found = checkpoint.read_marker(
                 self._dir.checkpoints, step, self._run, num_latent_frames
             )
-            if step > len(scheduler.timesteps):
+            if step > self._num_steps:
                 raise BrokenCheckpointError("it has more steps than the request")
             self._check_files(found, comm.rank, comm.size)
             read = checkpoint.read_frames(found, clip)

@@ -46,7 +46,8 @@ def describe(run_dir: RunDir) -> dict[str, Any]:
         "state": state,
         "phase": phase if isinstance(phase, str) else None,
         "step": _number(told, "step") or 0,
-        "num_steps": manifest["request"]["settings"]["num_inference_steps"],
+        "num_steps": _number(told, "num_steps")
+        or manifest["request"]["settings"]["num_inference_steps"],
         "frames": _number(told, "frames") if phase in ("decode", "collect") else 0,
         "num_frames": manifest["request"]["settings"]["num_frames"],
         "checkpoints": sorted(whole_looking(run_dir.checkpoints)),

@@ -12,6 +12,7 @@ from types import MappingProxyType
 SCOPE_OPTIONS = frozenset(
     ("local_frames", "global_frames", "global_rule", "local_bias", "global_bias", "bias_switch")
 )
+FRONT_OPTIONS = frozenset(("front_frames", "front_span"))
 WINDOW_OPTIONS = frozenset(("window_frames", "stride_frames"))
 NOISES = ("plain", "freenoise")
 CUTS = ("conv", "norm", "attention")
@@ -48,7 +49,7 @@ def _quarter(width: int) -> int:
 
 METHODS: MappingProxyType[str, Traits] = MappingProxyType(
     {
-        "clip-parallel": Traits(options=SCOPE_OPTIONS | {"without"}),
+        "clip-parallel": Traits(options=SCOPE_OPTIONS | FRONT_OPTIONS | {"without"}),
         "direct": Traits(options=frozenset()),
         "independent": Traits(options=frozenset(("window_frames",))),
         "freenoise": Traits(stride=_quarter, noise="freenoise"),

@@ -236,6 +236,8 @@ class GenerateOptions(TypedDict, total=False):
     noise: str | None
     window_frames: int | None
     stride_frames: int | None
+    front_frames: int | None
+    front_span: int | None
     without: str | None
     parallel: str | None
     sequential_guidance: bool

@@ -80,6 +80,11 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
             f"--method {request.how.method} gives every frame a timestep of its own, and "
             f"{facts.name} takes one for all; choose another method"
         )
+    if request.how.front_frames and not facts.frame_timesteps:
+        raise ConfigError(
+            f"--front-frames {request.how.front_frames} gives every frame a timestep of its own, "
+            f"and {facts.name} takes one for all; drop it"
+        )
     _check_mesh(request, num_ranks)
     make_plan(request, facts, num_ranks)
     _check_second_guidance(request, facts)

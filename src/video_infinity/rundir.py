@@ -259,6 +259,8 @@ class RunDir:
         frequent, now = _FREQUENT.get(event), time.time()
         if frequent is not None:
             self._known |= {"event": event, frequent: data[frequent]}
+            if event == "step":
+                self._known["num_steps"] = data["of"]
             last = data[frequent] == data["of"]
             if not last and now - self._written < _STATUS_EVERY_S:
                 return

@@ -123,6 +123,8 @@ class MethodSpec:
     noise          "plain": each frame's own; "freenoise": the first window's, shuffled
     window_frames  what the model sees at once: a clip, a window, a chunk
     stride_frames  from one window to the next
+    front_frames   frames that a front reaches in a step of clip-parallel; 0: all begin together
+    front_span     from one frame that fronts move out from to the next
     without        parts of clip-parallel that an ablation leaves out, such as "conv,norm"
     """
 
@@ -130,6 +132,8 @@ class MethodSpec:
     noise: str | None = None
     window_frames: int | None = None
     stride_frames: int | None = None
+    front_frames: int | None = None
+    front_span: int | None = None
     without: str | None = None
 
     def __post_init__(self) -> None:
@@ -138,6 +142,8 @@ class MethodSpec:
             check_choice("noise", self.noise, NOISES)
         check_range("window_frames", self.window_frames, 1, 10**6)
         check_range("stride_frames", self.stride_frames, 1, 10**6)
+        check_range("front_frames", self.front_frames, 0, 10**6)
+        check_range("front_span", self.front_span, 1, 10**9)
         width, stride = self.window_frames, self.stride_frames
         if width is not None and stride is not None:
             limit = width - METHODS[self.method].overlaps

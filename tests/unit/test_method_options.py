@@ -124,6 +124,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"noise": "freenoise", "initial_latents": "z.safetensors"},
         "--noise freenoise has no effect with --initial-latents; drop one",
     ),
+    "fronts of a method that has none": (
+        {"method": "direct", "front_frames": 4},
+        "--front-frames 4 has no effect with --method direct; drop it",
+    ),
+    "a span of no fronts": (
+        {"front_frames": 0, "front_span": 96},
+        "--front-span 96 has no effect with --front-frames 0",
+    ),
+    "a span where the model has no fronts": (
+        {"front_span": 96},
+        "--front-span 96 has no effect with --front-frames 0",
+    ),
     "an unknown noise": ({"noise": "pink"}, "--noise 'pink' is unknown; choose from plain, free"),
     "an unknown part": ({"without": "conv,x"}, "--without 'x' is unknown; choose from conv, norm"),
     "no text": ({"without": 3}, "--without 3 is no text; write conv,norm"),

@@ -1,0 +1,154 @@
+"""Fronts: against a loop by hand over diffusers' own parts, and whether ranks show."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed import wan_harness
+from tests.distributed.harness import (
+    PROMPTS_OVER_TIME,
+    TOLERANCE,
+    Case,
+    latents_on_ranks,
+    load,
+    on_threads,
+    relative_difference,
+    run_of,
+)
+from tests.distributed.test_chunked_methods import predict, reference_unet
+from tests.distributed.test_methods import WRONG_IS_BEYOND, noise_of, ours
+from tests.tiny import tiny_pipe
+from video_infinity.comm import Communicator, SingleCommunicator
+from video_infinity.errors import ModelError
+from video_infinity.methods import METHODS
+
+FRAMES, STEPS = 11, 3
+CASE = Case(
+    timeline=PROMPTS_OVER_TIME,
+    options={
+        "num_frames": 37,
+        "num_inference_steps": STEPS,
+        "local_frames": 3,
+        "global_frames": 5,
+        "front_frames": 4,
+        "front_span": 16,
+        "eta": 1.0,
+        "global_rule": "rotating",
+        "local_bias": 2.0,
+        "global_bias": 3.0,
+        "bias_switch": 500,
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    made = tiny_pipe()
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@torch.inference_mode()
+def by_hand(pipe: Any, noise_FCHW: torch.Tensor, delays: list[int]) -> torch.Tensor:
+    """Frame by frame: noise until it is its turn, then DDIM, then clean at timestep 0."""
+    scheduler, unet = copy.deepcopy(pipe.scheduler), reference_unet(pipe.unet)
+    scheduler.set_timesteps(STEPS)
+    text, negative = pipe.encode_prompt("a b c", "cpu", 1, True)
+    states, frames = torch.cat((negative, text)), list(noise_FCHW.unsqueeze(1).unsqueeze(3))
+    for done in range(STEPS + max(delays)):
+        times = []
+        for delay in delays:
+            step = done - delay
+            over = torch.tensor(0)
+            times.append(over if step >= STEPS else scheduler.timesteps[max(0, step)])
+        z = torch.cat(frames, 2)
+        predicted = predict(unet, z.repeat(2, 1, 1, 1, 1), torch.stack(times), states)
+        guided = predicted[:1] + 3.0 * (predicted[1:] - predicted[:1])
+        for place, delay in enumerate(delays):
+            if 0 <= done - delay < STEPS:
+                own = guided[:, :, place : place + 1]
+                frames[place] = scheduler.step(own, times[place], frames[place]).prev_sample
+    return torch.cat(frames, 2)[0]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_fronts_are_those_of_a_loop_by_hand(size: int, pipe: Any, tmp_path: Path) -> None:
+    noise = noise_of(FRAMES)
+    more = {"num_inference_steps": STEPS, "local_frames": FRAMES, "global_frames": 0}
+    made = ours(pipe, noise, tmp_path, size, **more, front_frames=2, front_span=8)
+    expected = by_hand(pipe, noise, [0, 0, 1, 1, 2, 1, 1, 0, 0, 0, 1])
+    assert relative_difference(made, expected) < TOLERANCE
+    one_front = by_hand(pipe, noise, [frame // 2 for frame in range(FRAMES)])
+    assert relative_difference(made, one_front) > WRONG_IS_BEYOND
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_ranks_do_not_show(size: int) -> None:
+    assert relative_difference(latents_on_ranks(CASE, size), alone()) < TOLERANCE
+
+
+def test_branches_on_ranks_of_their_own_do_not_show() -> None:
+    def denoise(comm: Communicator, adapter: Any) -> torch.Tensor:
+        return run_of(CASE, comm, adapter, parallel="cfg=2,clip=2").denoise()[0]
+
+    first, _, second, _ = on_threads(4, lambda rank: load(CASE, rank), denoise)
+    assert relative_difference(torch.cat((first, second), 1), alone()) < TOLERANCE
+
+
+def test_ranks_do_not_show_on_a_transformer() -> None:
+    case = wan_harness.Case(
+        scheduler="Euler",
+        options={"num_frames": 33, "local_frames": 2, "front_frames": 1, "front_span": 4},
+    )
+    one, two, together = (
+        torch.cat(
+            on_threads(
+                size,
+                lambda rank: wan_harness.load(case, rank),
+                lambda comm, adapter, m=more: wan_harness.run_of(  # type: ignore[misc]
+                    case, comm, adapter, **m
+                ).denoise()[0],
+            ),
+            1,
+        )
+        for size, more in ((1, {}), (2, {}), (1, {"front_frames": 0, "front_span": None}))
+    )
+    assert relative_difference(two, one) < TOLERANCE
+    assert relative_difference(together, one) > WRONG_IS_BEYOND
+
+
+def alone() -> torch.Tensor:
+    return latents_on_ranks(CASE, 1)
+
+
+def test_fronts_that_reach_all_at_once_are_none() -> None:
+    more: dict[str, Any] = {"local_bias": 0.0, "global_bias": 0.0}
+    reached = latents_on_ranks(CASE, 1, **more, front_frames=37, front_span=37)
+    together = latents_on_ranks(CASE, 1, **more, front_frames=0, front_span=None)
+    assert relative_difference(reached, together) < TOLERANCE
+    assert relative_difference(latents_on_ranks(CASE, 1, **more), together) > WRONG_IS_BEYOND
+
+
+def test_a_frame_waits_as_noise_and_is_left_alone_when_it_is_done() -> None:
+    run = run_of(CASE, SingleCommunicator(), load(CASE, 0))
+    job = run.job()
+    method = METHODS["clip-parallel"]
+    states = [job.noise_1CFHW, *(z.clone() for z in method.denoise(job))]
+    assert len(states) - 1 == method.num_steps(job.how, 37, STEPS) == STEPS + 2
+    for frame, delay in {0: 0, 7: 1, 8: 2, 16: 0, 24: 2, 36: 1}.items():
+        own = [z[:, :, frame] for z in states]
+        changes = [not torch.equal(a, b) for a, b in itertools.pairwise(own)]
+        assert changes == [delay <= step < delay + STEPS for step in range(STEPS + 2)]
+
+
+def test_a_scheduler_that_remembers_is_refused_by_name() -> None:
+    case = Case(scheduler="UniPCMultistepScheduler", options={"num_frames": 8, "front_frames": 2})
+    told = "--front-frames 2 has frames at different steps, and UniPCMultistepScheduler remembers"
+    with pytest.raises(ModelError, match=told):
+        latents_on_ranks(case, 1)
