@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from video_infinity_evaluation.report import Job
@@ -26,6 +26,7 @@ LONGEST = ("clip-parallel", "independent", "freenoise")
 
 ROUND = 5
 """Prompts of a column that are made one after the other."""
+TOGETHER = ("--front-frames", "0")
 FRAMES_PER_LATENT = MappingProxyType({"demo": 1, "demo-wan": 4})
 
 
@@ -64,13 +65,22 @@ def _ours(**options: str) -> tuple[Column, ...]:
     )
 
 
-def _scopes(sizes: str) -> tuple[Column, ...]:
-    """Columns of local scope and global context, H:G."""
+def _pairs(first: str, second: str, sizes: str) -> tuple[Column, ...]:
+    """Columns of two sizes, such as local scope and global context, H:G."""
     pairs = [(size, *size.split(":")) for size in sizes.split()]
     return tuple(
-        Column(size, "clip-parallel", ("--local-frames", h, "--global-frames", g))
-        for size, h, g in pairs
+        Column(size, "clip-parallel", (first, one, second, other)) for size, one, other in pairs
     )
+
+
+def _scopes(sizes: str) -> tuple[Column, ...]:
+    return _pairs("--local-frames", "--global-frames", sizes)
+
+
+def _together(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """The same columns with all frames beginning together: what a part does shows without fronts,
+    and costs half."""
+    return tuple(replace(c, options=(*c.options, *TOGETHER)) for c in columns)
 
 
 STUDIES = (
@@ -81,14 +91,16 @@ STUDIES = (
     Study(
         "parts",
         "Without one part",
-        _ours(
-            whole="",
-            without_conv="--without conv",
-            without_norm="--without norm",
-            without_attention="--without attention",
-            without_all_three="--without conv,norm,attention",
-            without_local="--without local",
-            without_global="--without global",
+        _together(
+            _ours(
+                whole="",
+                without_conv="--without conv",
+                without_norm="--without norm",
+                without_attention="--without attention",
+                without_all_three="--without conv,norm,attention",
+                without_local="--without local",
+                without_global="--without global",
+            )
         ),
         MappingProxyType({192: 5}),
         models=("demo",),
@@ -108,12 +120,24 @@ STUDIES = (
     Study(
         "bias",
         "The paper's bias, and global frames that rotate",
-        _ours(
-            defaults="",
-            bias_10="--local-bias 10 --global-bias 10",
-            bias_1="--local-bias 1 --global-bias 1",
-            rotating="--global-rule rotating",
-            freenoise_noise="--noise freenoise",
+        _together(
+            _ours(
+                defaults="",
+                bias_10="--local-bias 10 --global-bias 10",
+                bias_1="--local-bias 1 --global-bias 1",
+                rotating="--global-rule rotating",
+                freenoise_noise="--noise freenoise",
+            )
+        ),
+        MappingProxyType({192: 5}),
+        models=("demo",),
+    ),
+    Study(
+        "fronts",
+        "Frames that a front reaches in a step, and the span of two",
+        (
+            *_together(_ours(all_together="")),
+            *_pairs("--front-frames", "--front-span", "8:96 8:192 4:48 4:96 4:192"),
         ),
         MappingProxyType({192: 5}),
         models=("demo",),
@@ -121,7 +145,7 @@ STUDIES = (
     Study(
         "scopes",
         "Sizes of the local scope and of the global context",
-        _scopes("4:4 8:0 8:8 8:16 12:0 12:4 12:16 16:0"),
+        _together(_scopes("4:4 8:0 8:8 8:16 12:0 12:4 12:16 16:0")),
         MappingProxyType({192: 5}),
         models=("demo",),
     ),

@@ -38,6 +38,7 @@ FORMAT = 3
 TOLD = (
     *("num_inference_steps", "guidance_scale", "eta", "local_frames", "global_frames"),
     *("global_rule", "local_bias", "global_bias", "noise", "window_frames", "stride_frames"),
+    *("front_frames", "front_span"),
 )
 """Settings that a row keeps, for defaults change and rows stay."""
 
