@@ -32,11 +32,12 @@ FRAMES_PER_LATENT = MappingProxyType({"demo": 1, "demo-wan": 4})
 
 @dataclass(frozen=True)
 class Column:
-    """One way to make a video."""
+    """One way to make a video. models: those that it can be done on."""
 
     name: str
     method: str
     options: tuple[str, ...] = ()
+    models: tuple[str, ...] = tuple(FRAMES_PER_LATENT)
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,16 @@ def _together(columns: Sequence[Column]) -> tuple[Column, ...]:
     return tuple(replace(c, options=(*c.options, *TOGETHER)) for c in columns)
 
 
+IN_FRONTS = Column(
+    "in fronts", "clip-parallel", ("--front-frames", "4", "--front-span", "192"), ("demo",)
+)
+"""Ours as it is on `demo` with fronts; the scheduler of `demo-wan` has a memory."""
 STUDIES = (
     Study(
-        "methods", "Methods", _plain((*METHODS, REAL)), MappingProxyType({64: 20, 192: 5, 1024: 2})
+        "methods",
+        "Methods",
+        (*_plain(METHODS[:1]), IN_FRONTS, *_plain((*METHODS[1:], REAL))),
+        MappingProxyType({64: 20, 192: 5, 1024: 2}),
     ),
     Study("longest", "The longest videos", _plain((*LONGEST, REAL)), MappingProxyType({2304: 2})),
     Study(
@@ -189,7 +197,7 @@ def jobs_of(
     for num_frames, count in study.prompts.items():
         frames = pixel_frames(model, num_frames)
         for first in range(0, count, ROUND):
-            for column in study.columns:
+            for column in (c for c in study.columns if model in c.models):
                 for number in range(first, min(first + ROUND, count)):
                     options = () if column.method == REAL else (*given, *column.options)
                     about = (prompts[number], 1 + number, frames, ranks, model, options)

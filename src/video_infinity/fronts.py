@@ -4,8 +4,8 @@ Some frames lead: frame 0 and every `span` frames after it. From each, two front
 `frames` a step, and a frame begins when one reaches it. What is settled first then leads what lies
 beyond, where frames that all begin together are settled in every neighbourhood apart.
 
-A denoise of N steps takes N + span / (2 frames) in all, or more where the last stretch is as long
-as a whole span: its length does not matter, and what a step exchanges stays the same.
+A denoise of N steps takes N + span / (2 frames) in all, up to N + span / frames where a long
+stretch lies beyond the last frame that leads. More of the video's length does not matter.
 """
 
 from __future__ import annotations
