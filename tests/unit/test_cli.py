@@ -23,6 +23,8 @@ OF_THE_ISSUE = [
         "noise",
         "window-frames",
         "stride-frames",
+        "front-frames",
+        "front-span",
         "without",
         "device",
         "dtype",

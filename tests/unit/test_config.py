@@ -116,7 +116,7 @@ def test_settings_are_plain_data() -> None:
 
 
 def test_resolve_fills_in_what_is_open_and_nothing_else() -> None:
-    defaults = ModelDefaults(height=64, fps=12.0, global_bias=2.0)
+    defaults = ModelDefaults(height=64, fps=12.0, global_bias=2.0, front_frames=3)
     asked = Request.from_options(ANY, {"fps": 5, "local_frames": 0})
     request = resolve(asked, defaults)
     assert (request.output.fps, request.scopes.local_frames) == (5, 0)
@@ -124,6 +124,9 @@ def test_resolve_fills_in_what_is_open_and_nothing_else() -> None:
     open_fields = {f.name for f in fields(ModelDefaults)} - {"trained_frames"}  # of windows, below
     assert None not in [request.settings()[name] for name in open_fields]
     assert request.output.output is None
+    assert resolve(Request.from_options(ANY, {}), ModelDefaults()).how.front_span is None, (
+        "there are no fronts"
+    )
 
 
 # Flags and config files
