@@ -68,9 +68,11 @@ def test_a_model_that_was_not_trained_on_known_frames_is_told_of() -> None:
     )
 
 
-@pytest.mark.parametrize("method", ["masked-continuation", "fifo"])
-def test_a_timestep_for_every_frame_needs_a_model_that_takes_it(method: str) -> None:
+@pytest.mark.parametrize(
+    "asked", [{"method": "masked-continuation"}, {"method": "fifo"}, {"front_frames": 4}]
+)
+def test_a_timestep_for_every_frame_needs_a_model_that_takes_it(asked: dict[str, Any]) -> None:
     with pytest.raises(
         ConfigError, match="every frame a timestep of its own, and a model takes one"
     ):
-        prepare(request(method=method), facts(), 1)
+        prepare(request(**asked), facts(), 1)

@@ -5,7 +5,7 @@ neighbourhood for itself when all frames take them together; where two disagree,
 Here every frame has a step of its own: it waits as noise until a front reaches it (`fronts.py`),
 and is then denoised beside frames that are further on. All clips still go through every pass
 together, each with its ranks' exchange, so that the work is shared out as before; only the number
-of passes grows, by a few steps that do not depend on the video's length.
+of passes grows, by as many steps as the last frame waits. A bias is that of the noisiest frame.
 
 That frames at different noise levels help each other is from Kim et al., FIFO-Diffusion (2024),
 whose queue is one such front, of one frame a step; Ruhe et al., Rolling Diffusion Models (2024),
@@ -20,7 +20,8 @@ Legend: C channels, F frames, H height, W width, T frames of the whole timeline
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -73,27 +74,13 @@ def denoise_in_fronts(
             begun = {i: begun_at(job.scheduler, i) for i in {max(0, step) for step in groups}}
             timestep_F, scaled = torch.zeros_like(times[:1]).repeat(len(own_F)), z_1CFHW.clone()
             for step, frames in groups.items():
-                timestep_F[frames] = times[max(0, step)]
-                scaled[:, :, frames] = scale_input(
-                    begun[max(0, step)], z_1CFHW[:, :, frames], times[max(0, step)]
-                )
+                at = max(0, step)
+                timestep_F[frames] = times[at]
+                scaled[:, :, frames] = scale_input(begun[at], z_1CFHW[:, :, frames], times[at])
             noisiest = float(times[max(0, min(last, done - max(delay_T)))])
             with context.at(noisiest, done):
                 predicted = predict_guided(job, context, scaled, timestep_F, job.texts)
-            z_1CFHW = z_1CFHW.clone()
-            for step, frames in groups.items():
-                if step < 0:
-                    continue
-                z_1CFHW[:, :, frames] = scheduler_step(
-                    begun[step],
-                    predicted[:, :, frames],
-                    times[step],
-                    z_1CFHW[:, :, frames],
-                    seed=job.seed,
-                    frames=[job.clip.start + frame for frame in frames],
-                    step=step,
-                    eta=job.eta,
-                )
+            z_1CFHW = _stepped(job, groups, begun, predicted, z_1CFHW)
             yield z_1CFHW
 
 
@@ -104,3 +91,28 @@ def _groups(step_F: Sequence[int], last: int) -> dict[int, list[int]]:
         if step <= last:
             groups.setdefault(max(-1, step), []).append(frame)
     return groups
+
+
+def _stepped(
+    job: DenoiseJob,
+    groups: Mapping[int, list[int]],
+    begun: Mapping[int, Any],
+    predicted_1CFHW: torch.Tensor,
+    z_1CFHW: torch.Tensor,
+) -> torch.Tensor:
+    """The clip's latents after the step that is each frame's; begun: a scheduler at each."""
+    stepped_1CFHW = z_1CFHW.clone()
+    for step, frames in groups.items():
+        if step < 0:
+            continue
+        stepped_1CFHW[:, :, frames] = scheduler_step(
+            begun[step],
+            predicted_1CFHW[:, :, frames],
+            job.scheduler.timesteps[step],
+            z_1CFHW[:, :, frames],
+            seed=job.seed,
+            frames=[job.clip.start + frame for frame in frames],
+            step=step,
+            eta=job.eta,
+        )
+    return stepped_1CFHW
