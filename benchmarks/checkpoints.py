@@ -20,8 +20,9 @@ from video_infinity.adapters import load_model
 from video_infinity.cadence import Cadence
 from video_infinity.comm import SingleCommunicator
 from video_infinity.config import ModelSpec, Request
-from video_infinity.engine import ClipRun, make_plan
+from video_infinity.engine import ClipRun
 from video_infinity.keeper import Keeper
+from video_infinity.planning import make_plan
 from video_infinity.preflight import prepare
 from video_infinity.progress import silent
 from video_infinity.rundir import RunDir

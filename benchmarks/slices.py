@@ -26,8 +26,9 @@ from video_infinity.comm import SingleCommunicator
 from video_infinity.config import ModelSpec, Request
 from video_infinity.context.layers import ClipContext
 from video_infinity.context.workspace import Workspace
-from video_infinity.engine import ClipRun, make_plan
+from video_infinity.engine import ClipRun
 from video_infinity.methods.clip_parallel import denoise_with
+from video_infinity.planning import make_plan
 from video_infinity.preflight import prepare
 from video_infinity.progress import silent
 from video_infinity.timeline import PromptTimeline

@@ -41,12 +41,13 @@ from video_infinity.comm.base import Tally
 from video_infinity.comm.process import joined_world
 from video_infinity.config import ModelSpec, Request
 from video_infinity.context.ablation import Ablation
-from video_infinity.engine import ClipRun, make_plan
+from video_infinity.engine import ClipRun
 from video_infinity.estimate import estimate
 from video_infinity.methods.base import DenoiseJob
 from video_infinity.methods.clip_parallel import denoise_with
 from video_infinity.methods.loop import context_of
 from video_infinity.plan import Clip, Plan
+from video_infinity.planning import make_plan
 from video_infinity.preflight import prepare
 from video_infinity.progress import silent
 from video_infinity.timeline import PromptTimeline

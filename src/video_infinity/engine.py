@@ -7,6 +7,7 @@ Legend: B batch, C channels, F frames, S text tokens, D text channels, H height,
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-from video_infinity.adapters.base import Adapter, ModelFacts
+from video_infinity.adapters.base import Adapter
 from video_infinity.collect import pull_in_order
 from video_infinity.comm import Communicator
 from video_infinity.comm.base import Tally
@@ -23,24 +24,20 @@ from video_infinity.config import Request, chosen
 from video_infinity.context.chunks import Chunks, ChunkStream
 from video_infinity.context.exchange import fetch
 from video_infinity.context.layers import BiasSchedule
-from video_infinity.errors import PlanError
 from video_infinity.keeper import Held, Keeper
 from video_infinity.latents import LatentsWriter
 from video_infinity.materials import Materials
 from video_infinity.memory import PeakMemory
 from video_infinity.mesh import mesh_of
 from video_infinity.methods import METHODS, DenoiseJob
-from video_infinity.peers import CUTS
+from video_infinity.methods.in_fronts import check_fronts
 from video_infinity.plan import (
     Clip,
     Plan,
-    Scopes,
     clips_of_lengths,
-    split_spans,
     split_timeline,
 )
 from video_infinity.sampling import GuidanceSchedule, check_eta, check_splittable, start
-from video_infinity.windows import Windows, even_spans
 
 LATENTS_SLICE_FRAMES = 64
 
@@ -81,50 +78,19 @@ class Measures:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
 
 
-def make_plan(request: Request, facts: ModelFacts, num_ranks: int) -> Plan:
-    """The plan of a resolved request at its first step.
+def check_scheduler(request: Request, scheduler: Any) -> None:
+    """Find a model's own scheduler fit for a prepared request; its weights are not needed.
 
-    Raises PlanError if a rank would get no frame, or for a number that the model cannot make.
+    Raises ConfigError for an eta that it has not, ModelError for one that cannot be split over
+    frames, or cannot have them at steps of their own where the request wants that.
     """
-    num_latent_frames = facts.num_latent_frames(chosen(request.video.num_frames))
-    num_clips = mesh_of(request.run.parallel, num_ranks).clip
-    clips = split_timeline(num_latent_frames, num_clips)
-    cuts = set(CUTS).intersection(request.how.parts_left_out)
-    if cuts or request.how.method == "independent":
-        spans = even_spans(num_latent_frames, chosen(request.how.window_frames))
-        if cuts and len(spans) < num_clips:
-            raise PlanError(
-                f"--without {request.how.without}: {len(spans)} clips of at most "
-                f"{request.how.window_frames} latent frames cannot fill {num_clips} ranks, which "
-                "hold whole ones; use fewer ranks"
-            )
-        clips = split_spans(spans, num_clips)
-    if METHODS[request.how.method].shares_chunks:
-        chunk_frames = min(chosen(request.how.window_frames), num_latent_frames)
-        if chunk_frames < num_clips:
-            raise PlanError(
-                f"--method {request.how.method} shares chunks of {chunk_frames} latent frames "
-                f"among the ranks, and {num_clips} are too many; use {chunk_frames} or fewer"
-            )
-    return Plan(clips, scopes_of(request, facts, num_latent_frames))
-
-
-def scopes_of(request: Request, facts: ModelFacts, num_latent_frames: int) -> Scopes:
-    """Who sees whom, by the method of a resolved request."""
-    wanted, how = request.scopes, request.how
-    if "local_frames" in how.reads:
-        return Scopes(
-            chosen(wanted.local_frames),
-            chosen(wanted.global_frames),
-            chosen(wanted.global_rule),
-            keeps_first=facts.first_frame_differs,
-        )
-    if how.method == "direct":
-        return Scopes(num_latent_frames, 0)
-    width = chosen(how.window_frames)
-    if how.method == "freenoise":
-        return Scopes(width - 1, 0, windows=Windows(width, chosen(how.stride_frames)))
-    return Scopes(width - 1, 0)
+    steps, eta = chosen(request.video.num_inference_steps), chosen(request.video.eta)
+    check_eta(scheduler, eta)
+    check_splittable(scheduler, steps, eta)
+    if request.how.front_frames:
+        walked = copy.deepcopy(scheduler)
+        start(walked, steps, "cpu")
+        check_fronts(walked, eta, request.how.front_frames)
 
 
 class ClipRun:
@@ -206,9 +172,8 @@ class ClipRun:
         request, scopes = self._request, self._request.scopes
         steps = chosen(request.video.num_inference_steps)
         scheduler = self._adapter.make_scheduler()
+        check_scheduler(request, scheduler)
         eta = chosen(request.video.eta)
-        check_eta(scheduler, eta)
-        check_splittable(scheduler, steps, eta)
         start(scheduler, steps, self._adapter.device)
         schedule = BiasSchedule()
         if "local_bias" in request.how.reads:

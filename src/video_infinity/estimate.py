@@ -18,7 +18,6 @@ from video_infinity.adapters import ModelFacts, trace_model
 from video_infinity.adapters.footprint import Footprint, Workload
 from video_infinity.comm.shared import held_bytes
 from video_infinity.config import Request, chosen
-from video_infinity.engine import make_plan
 from video_infinity.memory import device_memory_bytes
 from video_infinity.mesh import Mesh, mesh_of
 from video_infinity.methods import METHODS
@@ -26,6 +25,7 @@ from video_infinity.methods.loop import whole_plan
 from video_infinity.methods.shared_windows import deal, frames_received
 from video_infinity.peers import CUTS
 from video_infinity.plan import Clip, Plan, Scopes, Transfer, split_timeline
+from video_infinity.planning import make_plan
 from video_infinity.space import run_dir_bytes
 from video_infinity.windows import Windows, even_spans
 

@@ -17,11 +17,12 @@ from video_infinity.adapters import Adapter, load_model
 from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import Communicator, SingleCommunicator
 from video_infinity.config import ModelSpec, Request, chosen, unknown_option
-from video_infinity.engine import ClipRun, Observer, Sink, make_plan
+from video_infinity.engine import ClipRun, Observer, Sink
 from video_infinity.keeper import Keeper
 from video_infinity.latents import LatentsWriter
 from video_infinity.launch import api_world, rank_device
 from video_infinity.output import check_new_file
+from video_infinity.planning import make_plan
 from video_infinity.preflight import method_warnings, prepare, prompt_warnings, resolve_device
 from video_infinity.progress import default_observer
 from video_infinity.timeline import PromptTimeline, as_timeline

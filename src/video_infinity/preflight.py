@@ -8,12 +8,12 @@ import torch
 
 from video_infinity.adapters import ModelFacts
 from video_infinity.config import Request, chosen, resolve
-from video_infinity.engine import make_plan
 from video_infinity.errors import ConfigError, PlanError
 from video_infinity.latents import check_latents
 from video_infinity.mesh import mesh_of, parse_axes
 from video_infinity.output import FrameSink, check_new_file, open_sink
 from video_infinity.peers import METHODS
+from video_infinity.planning import make_plan
 
 
 def resolve_device(device: str) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from video_infinity.adapters import Adapter, load_model
+from video_infinity.adapters import Adapter, load_model, model_scheduler
 from video_infinity.cadence import Cadence
 from video_infinity.comm import Communicator
 from video_infinity.config import Request
-from video_infinity.engine import Observer
+from video_infinity.engine import Observer, check_scheduler
 from video_infinity.failures import report_interrupt
 from video_infinity.keeper import Keeper
 from video_infinity.launch import command_world, rank_device
@@ -51,6 +51,7 @@ def run_rank(request: Request, run_dir: RunDir) -> None:
         with default_observer(is_main=is_main, quiet=run.quiet, log_json=run.log_json) as shown:
             observer = _noting(shown, run_dir, request) if is_main else shown
             observer("phase", name="load")
+            check_scheduler(request, model_scheduler(model))
             adapter = load_model(model, reads_text=is_main)
             if is_main:
                 warn_of(_truncated(request, adapter), request)

@@ -11,8 +11,8 @@ from typing import Any
 
 from video_infinity.adapters import PRESETS, ModelFacts, model_fingerprint
 from video_infinity.config import ModelSpec, Request, chosen
-from video_infinity.engine import make_plan
 from video_infinity.errors import ResumeError, UserError
+from video_infinity.planning import make_plan
 from video_infinity.rundir import RunDir
 from video_infinity.sealed import file_digest
 from video_infinity.timeline import PromptTimeline

@@ -23,9 +23,10 @@ from video_infinity.config import Request, resolve
 from video_infinity.context.install import installed
 from video_infinity.context.layers import ClipContext
 from video_infinity.context.text import FrameText
-from video_infinity.engine import ClipRun, make_plan
+from video_infinity.engine import ClipRun
 from video_infinity.pipeline import as_timeline
 from video_infinity.plan import Plan, clips_of_lengths
+from video_infinity.planning import make_plan
 from video_infinity.progress import silent
 
 T = TypeVar("T")

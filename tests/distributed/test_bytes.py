@@ -13,9 +13,9 @@ from video_infinity.adapters.footprint import Footprint, trace
 from video_infinity.comm import Communicator
 from video_infinity.config import resolve
 from video_infinity.context.text import FrameText
-from video_infinity.engine import make_plan
 from video_infinity.estimate import bytes_received
 from video_infinity.plan import GLOBAL_RULES
+from video_infinity.planning import make_plan
 
 CASE = CASES["dual scope"]
 FLOAT32_BYTES, GUIDANCE_BATCH, NUM_STEPS = 4, 2, 2

@@ -33,13 +33,14 @@ from video_infinity.context.install import installed
 from video_infinity.context.layers import ClipContext
 from video_infinity.context.text import FrameText
 from video_infinity.context.windowed import WindowedProcessor, window_parts
-from video_infinity.engine import ClipRun, make_plan
+from video_infinity.engine import ClipRun
 from video_infinity.estimate import describe_plan, estimate
 from video_infinity.methods import METHODS as METHOD_TABLE
 from video_infinity.methods.loop import context_alone, predict_guided, whole_plan
 from video_infinity.methods.shared_windows import SharedWindows, counted
 from video_infinity.noise import shuffled_frames
 from video_infinity.plan import Plan, Scopes, clips_of_lengths, split_timeline
+from video_infinity.planning import make_plan
 from video_infinity.preflight import prepare
 from video_infinity.progress import silent
 from video_infinity.timeline import PromptTimeline

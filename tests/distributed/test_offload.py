@@ -14,7 +14,8 @@ from video_infinity.adapters import Adapter
 from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import SingleCommunicator
 from video_infinity.config import Request, resolve
-from video_infinity.engine import ClipRun, make_plan
+from video_infinity.engine import ClipRun
+from video_infinity.planning import make_plan
 from video_infinity.progress import silent
 from video_infinity.timeline import PromptTimeline
 

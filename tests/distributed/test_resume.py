@@ -22,9 +22,10 @@ from video_infinity.adapters import Adapter
 from video_infinity.cadence import Cadence
 from video_infinity.comm import Communicator
 from video_infinity.config import resolve
-from video_infinity.engine import ClipRun, make_plan
+from video_infinity.engine import ClipRun
 from video_infinity.interrupts import RunStopped
 from video_infinity.keeper import Keeper
+from video_infinity.planning import make_plan
 from video_infinity.rundir import RunDir, whole_looking
 from video_infinity.sealed import read_sealed, write_sealed
 

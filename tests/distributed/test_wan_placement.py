@@ -42,10 +42,10 @@ from video_infinity.context import frame_layers, frames, layers
 from video_infinity.context.exchange import Neighbourhood
 from video_infinity.context.frames import FrameLayout
 from video_infinity.context.text import FrameText
-from video_infinity.engine import make_plan
 from video_infinity.estimate import bytes_received
 from video_infinity.methods.clip_parallel import denoise_clip_parallel
 from video_infinity.plan import Clip, Plan, Scopes, clips_of_lengths, split_timeline
+from video_infinity.planning import make_plan
 from video_infinity.preflight import prepare
 
 SIZES = (2, 3, 5)

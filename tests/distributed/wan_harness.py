@@ -14,8 +14,9 @@ from video_infinity.adapters import Adapter
 from video_infinity.adapters.registry import adapter_of
 from video_infinity.comm import Communicator
 from video_infinity.config import Request
-from video_infinity.engine import ClipRun, make_plan
+from video_infinity.engine import ClipRun
 from video_infinity.plan import Plan, clips_of_lengths
+from video_infinity.planning import make_plan
 from video_infinity.preflight import prepare
 from video_infinity.progress import silent
 from video_infinity.timeline import as_timeline

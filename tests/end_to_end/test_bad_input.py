@@ -457,9 +457,22 @@ def mute(bench: Bench) -> list[Any]:
     return spoilt("text_encoder/config.json", replace_json(num_attention_heads=-1))(bench)
 
 
+def unfit_scheduler(bench: Bench) -> list[Any]:
+    """A scheduler that has no eta, in a model whose weights would not load either."""
+    words = misfit(bench)
+    replace_json(_class_name="UniPCMultistepScheduler")(
+        words[-1] / "scheduler/scheduler_config.json"
+    )
+    return [*words, "--eta", "0.5"]
+
+
 PROCESSES: dict[str, tuple[Case, list[str]]] = {
     "wrong number": (CASES["frames in words"], []),
     "existing output": (CASES["output is there"], ["--nproc-per-node", "2"]),
+    "scheduler before weights": (
+        (unfit_scheduler, ("--eta 0.5", "UniPCMultistepScheduler", "drop the flag")),
+        ["--nproc-per-node", "2"],
+    ),
     "weights that do not fit": ((misfit, ("unet", "fit the config")), ["--nproc-per-node", "2"]),
     "text encoder that does not compute": (
         (mute, ("the text encoder of", "RuntimeError", "fetch or save the model again")),

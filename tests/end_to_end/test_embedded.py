@@ -19,10 +19,11 @@ from video_infinity.adapters import Adapter, ModelFacts, inspect_model
 from video_infinity.adapters.registry import EMBEDDED_MODEL, EMBEDDED_WAN, PRESETS, adapter_of
 from video_infinity.comm import Communicator
 from video_infinity.config import ModelSpec, Request
-from video_infinity.engine import ClipRun, make_plan
+from video_infinity.engine import ClipRun
 from video_infinity.errors import ConfigError
 from video_infinity.noise import initial_noise
 from video_infinity.pipeline import as_timeline
+from video_infinity.planning import make_plan
 from video_infinity.preflight import prepare
 from video_infinity.progress import silent
 

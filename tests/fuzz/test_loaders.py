@@ -18,8 +18,8 @@ from tests.tiny_wan import save_tiny_wan
 from video_infinity.adapters import inspect_model, load_model, model_fingerprint
 from video_infinity.adapters.files import check_safetensors, count_weights
 from video_infinity.config import ModelSpec, Request, resolve
-from video_infinity.engine import make_plan
 from video_infinity.errors import ModelError
+from video_infinity.planning import make_plan
 from video_infinity.preflight import prepare
 from video_infinity.timeline import PromptTimeline
 

@@ -8,8 +8,8 @@ import pytest
 
 from video_infinity.adapters import ModelFacts
 from video_infinity.config import ModelDefaults, Request
-from video_infinity.engine import make_plan
 from video_infinity.errors import ConfigError, PlanError
+from video_infinity.planning import make_plan
 from video_infinity.preflight import method_warnings, prepare
 from video_infinity.timeline import PromptTimeline
 

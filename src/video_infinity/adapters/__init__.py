@@ -6,6 +6,7 @@ from video_infinity.adapters.registry import (
     inspect_model,
     load_model,
     model_fingerprint,
+    model_scheduler,
     trace_model,
 )
 
@@ -16,5 +17,6 @@ __all__ = [
     "inspect_model",
     "load_model",
     "model_fingerprint",
+    "model_scheduler",
     "trace_model",
 ]

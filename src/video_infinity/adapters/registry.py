@@ -125,6 +125,16 @@ def load_model(spec: ModelSpec, *, reads_text: bool = True) -> Adapter:
     return driver.load(files, spec, facts, reads_text=reads_text)  # type: ignore[no-any-return]
 
 
+def model_scheduler(spec: ModelSpec) -> Any:
+    """The diffusers scheduler that `load_model` gives a model, without reading a weight.
+
+    Raises ModelError as `inspect_model` does, and if diffusers has no such scheduler.
+    """
+    files = _find(spec)
+    components = import_module("video_infinity.adapters.components")
+    return components.load_scheduler(files.base / "scheduler", files.preset.scheduler)
+
+
 def trace_model(
     spec: ModelSpec,
     facts: ModelFacts,

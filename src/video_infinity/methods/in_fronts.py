@@ -48,20 +48,27 @@ def steps_in_fronts(how: MethodSpec, num_frames: int, num_inference_steps: int) 
     return num_inference_steps + (fronts.longest_delay(num_frames) if fronts else 0)
 
 
+def check_fronts(scheduler: Any, eta: float, front_frames: int) -> None:
+    """Raise ModelError, by name, for a scheduler that remembers its last steps.
+
+    scheduler  its timesteps set, no step taken
+    """
+    if remembers(scheduler, eta):
+        raise ModelError(
+            f"--front-frames {front_frames} has frames at different steps, and "
+            f"{type(scheduler).__name__} remembers its last ones; choose another scheduler, "
+            "such as DDIMScheduler, or --front-frames 0"
+        )
+
+
 @torch.inference_mode()
 def denoise_in_fronts(
     job: DenoiseJob, fronts: Fronts, context: ClipContext, layers: Layers | None = None
 ) -> Iterator[torch.Tensor]:
     """Denoise this rank's clip, each frame from the step on at which a front reaches it.
 
-    Raises ModelError, by name, for a scheduler that remembers its last steps.
+    The scheduler must be one that `check_fronts` lets pass.
     """
-    if remembers(job.scheduler, job.eta):
-        raise ModelError(
-            f"--front-frames {fronts.frames} has frames at different steps, and "
-            f"{type(job.scheduler).__name__} remembers its last ones; choose another scheduler, "
-            "such as DDIMScheduler, or --front-frames 0"
-        )
     delay_T = fronts.delays(job.num_frames)
     own_F = delay_T[job.clip.start : job.clip.stop]
     times, last = job.scheduler.timesteps, job.num_inference_steps - 1
