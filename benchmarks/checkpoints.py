@@ -74,7 +74,11 @@ def main() -> None:
     adapter = load_model(ModelSpec(given.model, device="cpu"))
     request = Request.from_options(
         PromptTimeline.single(PROMPT),
-        {"num_frames": given.num_frames, "num_inference_steps": given.steps},
+        {
+            "num_frames": given.num_frames,
+            "num_inference_steps": given.steps,
+            "front_frames": 0,
+        },
     )
     request = prepare(request, adapter.facts, 1)
     print("| interval | denoise, s | made | spent on them, s | share | MB each |")

@@ -28,6 +28,8 @@ import av
 from benchmarks.machine import describe
 
 PROMPT = "a red seven moving left on a navy background"
+PASS_BY_PASS = ("--front-frames", "0")
+"""A step is one pass in which all frames do the same."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -46,7 +48,7 @@ def generate(num_frames: int, ranks: int, steps: int, *more: str) -> dict[str, A
         report, output = Path(scratch, "report.json"), Path(scratch, "video.mp4")
         command(
             *("generate", PROMPT, "--quiet", "--num-frames", str(num_frames)),
-            *("--nproc-per-node", str(ranks)),
+            *("--nproc-per-node", str(ranks), *PASS_BY_PASS),
             *(("--num-inference-steps", str(steps)) if steps else ()),
             *("--report", str(report), "--output", str(output), *more),
         )
@@ -66,7 +68,7 @@ def tail_share(report: dict[str, Any]) -> float:
 def predict(num_frames: int, ranks: int) -> list[int]:
     """The memory of each rank that `plan` expects."""
     words = ("--num-frames", str(num_frames), "--nproc-per-node", str(ranks), "--log-json")
-    predicted = json.loads(command("plan", PROMPT, *words))
+    predicted = json.loads(command("plan", PROMPT, *words, *PASS_BY_PASS))
     memory: list[int] = predicted["expected_memory_bytes"]
     return memory
 

@@ -135,13 +135,23 @@ def write_page(
     atomic_write_bytes(target, text.encode())
 
 
-def main() -> None:
-    """The command's entry."""
+def parser_of() -> argparse.ArgumentParser:
+    """The command's flags."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    known = [study.name for study in (*STUDIES, *SMALL)]
-    parser.add_argument("--studies", nargs="+", choices=known, help="default: all")
+    known = (*STUDIES, *SMALL)
     embedded = [name for name in studies.FRAMES_PER_LATENT if name in PRESETS]
+    names = [study.name for study in known]
+    parser.add_argument("--studies", nargs="+", choices=names, help="default: all")
     parser.add_argument("--models", nargs="+", choices=embedded, default=embedded)
+    columns = sorted({column.name for study in known for column in study.columns})
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        choices=columns,
+        default=columns,
+        metavar="COLUMN",
+        help="make videos of these alone; the page shows all",
+    )
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
     parser.add_argument("--small", action="store_true", help="a few short videos")
@@ -149,26 +159,38 @@ def main() -> None:
     parser.add_argument("--only-page", action="store_true", help="make no video")
     parser.add_argument("--out", type=Path, default=Path("out/quality"), help="rows and videos")
     parser.add_argument("--page", type=Path, help="default: results.md beside the videos")
+    return parser
+
+
+def command_of(arguments: argparse.Namespace) -> str:
+    """What makes the same page again."""
+    words = [*(["--small"] if arguments.small else []), "--ranks", str(arguments.ranks)]
+    words += ["--studies", *arguments.studies] if arguments.studies else []
+    if arguments.models != list(studies.FRAMES_PER_LATENT):
+        words += ["--models", *arguments.models]
+    words += ["--steps", str(arguments.steps)] if arguments.steps else []
+    return " ".join(["python -m benchmarks.quality", *words])
+
+
+def main() -> None:
+    """The command's entry."""
+    parser = parser_of()
     arguments = parser.parse_args()
     minutes = float("inf") if arguments.minutes is None else arguments.minutes
     end = time.monotonic() + 60 * minutes
     asked = chosen(arguments)
     if not asked:
         parser.error("none of these studies is done on these models; see benchmarks/studies.py")
-    todo = [] if arguments.only_page else [job for _, _, jobs in asked for _, job in jobs]
-    make_and_measure(todo, arguments.out, end)
+    todo = [job for _, _, jobs in asked for name, job in jobs if name in arguments.columns]
+    make_and_measure([] if arguments.only_page else todo, arguments.out, end)
     rows = read_rows(arguments.out)
     all_shown = [
         Shown(study, model, jobs, {job: rows[job] for _, job in jobs if job in rows})
         for study, model, jobs in asked
     ]
     target = arguments.page or arguments.out / "results.md"
-    words = [*(["--small"] if arguments.small else []), "--ranks", str(arguments.ranks)]
-    words += ["--studies", *arguments.studies] if arguments.studies else []
-    words += ["--models", *arguments.models] if arguments.models != embedded else []
-    words += ["--steps", str(arguments.steps)] if arguments.steps else []
-    command = " ".join(["python -m benchmarks.quality", *words])
-    write_page(target, all_shown, arguments.out, command, in_words(describe()))
+    words = command_of(arguments)
+    write_page(target, all_shown, arguments.out, words, in_words(describe()))
     made, wanted = sum(len(s.rows) for s in all_shown), sum(len(s.jobs) for s in all_shown)
     print(f"{target}: {made} of {wanted} videos")
 

@@ -77,7 +77,7 @@ def measure(
     Of the exchange, the last repeat's; a rank without one waits for nothing.
     """
     adapter = load_model(ModelSpec(device="cpu"))
-    options = {"num_frames": num_frames, "num_inference_steps": steps}
+    options = {"num_frames": num_frames, "num_inference_steps": steps, "front_frames": 0}
     timeline = PromptTimeline.single("a red seven moving left on a navy background")
     request = Request.from_options(timeline, {**options, "device": "cpu"})
     seconds: dict[str, list[float]] = {name: [] for name in variants}

@@ -21,8 +21,8 @@ METHODS = (
     "masked-continuation",
     "fifo",
 )
-LONGEST = ("clip-parallel", "independent", "freenoise")
-"""Ours and two peers, on the longest video."""
+LONGEST = ("clip-parallel", "independent", "freenoise", "autoregressive")
+"""Ours and three peers, on the longest video."""
 
 ROUND = 5
 """Prompts of a column that are made one after the other."""
@@ -84,15 +84,14 @@ def _together(columns: Sequence[Column]) -> tuple[Column, ...]:
     return tuple(replace(c, options=(*c.options, *TOGETHER)) for c in columns)
 
 
-IN_FRONTS = Column(
-    "in fronts", "clip-parallel", ("--front-frames", "4", "--front-span", "192"), ("demo",)
-)
-"""Ours as it is on `demo` with fronts; the scheduler of `demo-wan` has a memory."""
+ALL_TOGETHER = Column("all together", "clip-parallel", TOGETHER, ("demo",))
+"""Ours without the fronts that `demo` has in its defaults. On `demo-wan`, whose scheduler has a
+memory, there are none."""
 STUDIES = (
     Study(
         "methods",
         "Methods",
-        (*_plain(METHODS[:1]), IN_FRONTS, *_plain((*METHODS[1:], REAL))),
+        (*_plain(METHODS[:1]), ALL_TOGETHER, *_plain((*METHODS[1:], REAL))),
         MappingProxyType({64: 20, 192: 5, 1024: 2}),
     ),
     Study("longest", "The longest videos", _plain((*LONGEST, REAL)), MappingProxyType({2304: 2})),
@@ -144,8 +143,8 @@ STUDIES = (
         "fronts",
         "Frames that a front reaches in a step, and the span of two",
         (
-            *_together(_ours(all_together="")),
-            *_pairs("--front-frames", "--front-span", "8:96 8:192 4:48 4:96 4:192"),
+            ALL_TOGETHER,
+            *_pairs("--front-frames", "--front-span", "16:192 8:48 8:96 8:192 4:192"),
         ),
         MappingProxyType({192: 5}),
         models=("demo",),

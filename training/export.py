@@ -19,7 +19,7 @@ from training.denoiser import Denoiser
 from training.sampling import build_scheduler
 from training.text import build_tokenizer
 
-NUM_INFERENCE_STEPS = 20
+NUM_INFERENCE_STEPS = 10
 GUIDANCE_SCALE = 3.0
 ETA = 1.0
 """Of DDIM; what was measured is in docs/lab-notes.md."""
@@ -29,6 +29,8 @@ SCOPES = {  # of long videos; what was measured is in docs/lab-notes.md
     "local_bias": 0.0,
     "global_bias": 0.0,
     "bias_switch": 800.0,
+    "front_frames": 8,
+    "front_span": 192,
 }
 DEFAULTS = {
     "vocabulary": list(world.VOCABULARY),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import torch
 
@@ -51,7 +52,7 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
     Raises UserError for what the model cannot do, for frames that do not fill the ranks, and
     for a latents file that does not fit.
     """
-    request = resolve(request, facts.defaults)
+    asked, request = request, resolve(request, facts.defaults)
     if request.model.offload and request.model.device == "cpu":
         raise ConfigError("--offload brings weights to a GPU, and --device is cpu; drop it")
     height, width = chosen(request.video.height), chosen(request.video.width)
@@ -85,6 +86,8 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
             f"--front-frames {request.how.front_frames} gives every frame a timestep of its own, "
             f"and {facts.name} takes one for all; drop it"
         )
+    if asked.how.front_frames is None and asked.how.front_span is None:
+        request = _short_case(request, num_latent_frames)
     _check_mesh(request, num_ranks)
     make_plan(request, facts, num_ranks)
     _check_second_guidance(request, facts)
@@ -97,6 +100,14 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
         shape_CHW = facts.latent_shape_CHW(height, width)
         check_latents(request.video.initial_latents, (num_latent_frames, *shape_CHW))
     return request
+
+
+def _short_case(request: Request, num_latent_frames: int) -> Request:
+    """Without the model's own fronts where a local scope covers the video, so that what comes out
+    is what the unmodified model makes."""
+    if not request.how.front_frames or chosen(request.scopes.local_frames) < num_latent_frames - 1:
+        return request
+    return replace(request, how=replace(request.how, front_frames=0, front_span=None))
 
 
 def _check_mesh(request: Request, num_ranks: int) -> None:

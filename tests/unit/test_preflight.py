@@ -14,8 +14,14 @@ from video_infinity.preflight import method_warnings, prepare
 from video_infinity.timeline import PromptTimeline
 
 
-def facts(**more: Any) -> ModelFacts:
-    defaults = ModelDefaults(num_frames=17, local_frames=2, global_frames=3, guidance_scale=5.0)
+def facts(front_frames: int = 0, **more: Any) -> ModelFacts:
+    defaults = ModelDefaults(
+        num_frames=17,
+        local_frames=2,
+        global_frames=3,
+        guidance_scale=5.0,
+        front_frames=front_frames,
+    )
     return ModelFacts("some", "a model", 8, 16, 4, defaults, **more)
 
 
@@ -76,3 +82,13 @@ def test_a_timestep_for_every_frame_needs_a_model_that_takes_it(asked: dict[str,
         ConfigError, match="every frame a timestep of its own, and a model takes one"
     ):
         prepare(request(**asked), facts(), 1)
+
+
+def test_the_short_case_is_the_model_itself_whatever_fronts_it_has() -> None:
+    model = facts(frame_timesteps=True, frames_per_latent=4, front_frames=2)  # 17 frames: 5 latent
+    long, short = (prepare(request(local_frames=n), model, 1).how for n in (3, 4))
+    assert (long.front_frames, long.front_span) == (2, 192)
+    assert (short.front_frames, short.front_span) == (0, None)
+    for asked in ({"front_frames": 3}, {"front_span": 9}):
+        how = prepare(request(local_frames=4, **asked), model, 1).how
+        assert how.front_frames and how.front_span, "what is asked for is done"
