@@ -84,14 +84,9 @@ def _together(columns: Sequence[Column]) -> tuple[Column, ...]:
     return tuple(replace(c, options=(*c.options, *TOGETHER)) for c in columns)
 
 
-ALL_TOGETHER = Column("all together", "clip-parallel", TOGETHER)
-"""Ours without the fronts that both models have in their defaults."""
-
-
-def _fronts(sizes: str) -> tuple[Column, ...]:
-    return (ALL_TOGETHER, *_pairs("--front-frames", "--front-span", sizes))
-
-
+ALL_TOGETHER = Column("all together", "clip-parallel", TOGETHER, ("demo",))
+"""Ours without the fronts that `demo` has in its defaults. On `demo-wan`, whose scheduler has a
+memory, there are none."""
 STUDIES = (
     Study(
         "methods",
@@ -120,13 +115,11 @@ STUDIES = (
     Study(
         "parts-wan",
         "Without one part",
-        _together(
-            _ours(
-                whole="",
-                without_attention="--without attention",
-                without_local="--without local",
-                without_global="--without global",
-            )
+        _ours(
+            whole="",
+            without_attention="--without attention",
+            without_local="--without local",
+            without_global="--without global",
         ),
         MappingProxyType({192: 5}),
         models=("demo-wan",),
@@ -149,16 +142,12 @@ STUDIES = (
     Study(
         "fronts",
         "Frames that a front reaches in a step, and the span of two",
-        _fronts("16:192 8:48 8:96 8:192 4:192"),
+        (
+            ALL_TOGETHER,
+            *_pairs("--front-frames", "--front-span", "16:192 8:48 8:96 8:192 4:192"),
+        ),
         MappingProxyType({192: 5}),
         models=("demo",),
-    ),
-    Study(
-        "fronts-wan",
-        "Latent frames that a front reaches in a step, and the span of two",
-        _fronts("4:96 2:24 2:48 2:96 1:96"),
-        MappingProxyType({192: 5}),
-        models=("demo-wan",),
     ),
     Study(
         "scopes",
@@ -170,7 +159,7 @@ STUDIES = (
     Study(
         "scopes-wan",
         "Sizes of the local scope and of the global context",
-        _together(_scopes("4:0 4:4 6:0 6:4 8:0 8:4 12:0 12:4")),
+        _scopes("4:0 4:4 6:0 6:4 8:0 8:4 12:0 12:4"),
         MappingProxyType({192: 5}),
         models=("demo-wan",),
     ),

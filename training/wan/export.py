@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from training import checkpoint, world
@@ -25,21 +25,20 @@ DEFAULTS = {
     "width": world.SIZE,
     "fixed_size": True,
     "fps": world.FPS,
-    "num_inference_steps": 10,
+    "num_inference_steps": 20,
     "guidance_scale": 3.0,
     "trained_frames": TRAINED_FRAMES,
     "knows_frames": True,
     "local_frames": 8,
     "global_frames": 4,
-    "front_frames": 2,
-    "front_span": 96,
 }
 
 
-def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """One without a memory, so that frames can be at steps of their own; the UniPC that Wan's own
-    repositories come with has one. What was measured of both is in docs/lab-notes.md."""
-    return FlowMatchEulerDiscreteScheduler(shift=FLOW_SHIFT)
+def build_scheduler() -> UniPCMultistepScheduler:
+    """The scheduler that Wan's own repositories come with."""
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT
+    )
 
 
 def build_pipeline(out: Path) -> WanPipeline:
