@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.utils import logging
+from hypothesis import settings
 
 from tests.tiny import save_tiny_model
 
@@ -19,6 +20,10 @@ from tests.tiny import save_tiny_model
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 logging.set_verbosity_error()
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("untimed", deadline=None)
+if settings.get_current_profile_name() == "default":
+    settings.load_profile("untimed")
 
 
 def _switches() -> tuple[object, ...]:

@@ -9,5 +9,5 @@ from hypothesis import HealthCheck, settings
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("short", max_examples=25, **COMMON)
 settings.register_profile("fuzz", max_examples=1000, print_blob=True, **COMMON)
-if settings.get_current_profile_name() == "default":
+if settings.get_current_profile_name() in ("default", "untimed"):
     settings.load_profile("short")
