@@ -31,12 +31,7 @@ from video_infinity.memory import PeakMemory
 from video_infinity.mesh import mesh_of
 from video_infinity.methods import METHODS, DenoiseJob
 from video_infinity.methods.in_fronts import check_fronts
-from video_infinity.plan import (
-    Clip,
-    Plan,
-    clips_of_lengths,
-    split_timeline,
-)
+from video_infinity.plan import Clip, Plan, clips_of_lengths, split_timeline
 from video_infinity.sampling import GuidanceSchedule, check_eta, check_splittable, start
 
 LATENTS_SLICE_FRAMES = 64

@@ -1,4 +1,4 @@
-"""The plan of a request: which clip is whose, and who sees whom. No process, no tensor."""
+"""The plan of a resolved request: which clip is whose, and who sees whom."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_plan(request: Request, facts: ModelFacts, num_ranks: int) -> Plan:
 
 
 def scopes_of(request: Request, facts: ModelFacts, num_latent_frames: int) -> Scopes:
-    """Who sees whom, by the method of a resolved request."""
+    """Who sees whom, in latent frames, by the method of a resolved request."""
     wanted, how = request.scopes, request.how
     if "local_frames" in how.reads:
         return Scopes(

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import video_infinity
-from benchmarks.quality import prompts, render_real, write_page
+from benchmarks.quality import main, prompts, render_real, write_page
 from benchmarks.quality_page import Shown, page, plots
 from benchmarks.studies import REAL, STUDIES, Column, Study, jobs_of
 from video_infinity_evaluation import Backends, EvaluationError
@@ -349,3 +349,17 @@ def test_methods_of_the_command_are_made_and_measured(tmp_path: Path, backends: 
     ratios = [row["measures"]["seam_ratio_motion"]["value"] for row in rows]
     assert ratios[1] > 1.5 * ratios[0], "clips made each by itself have a seam"
     assert any("no-such-method" in line for line in said)
+
+
+def test_some_columns_are_made_and_the_page_shows_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["quality", "--small", "--out", str(tmp_path), "--columns"]
+    monkeypatch.setattr("sys.argv", [*words, REAL])
+    main()
+    assert {job.method for job in read_rows(tmp_path)} == {REAL}
+    assert "results.md: 2 of 6 videos" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*words, "sideways"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "invalid choice: 'sideways'" in capsys.readouterr().err
