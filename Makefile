@@ -82,7 +82,7 @@ report: $(VENV)/.dev
 
 # A few videos, to see that all of it works.
 report-small: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.quality --small --steps 10 --out out/quality-small
+	$(BIN)/python -m benchmarks.quality --small --out out/quality-small
 
 clean:
 	rm -rf $(VENV) out build dist
