@@ -76,13 +76,18 @@ bench-scaling: $(VENV)/.dev
 bench-page: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.page
 
-# Hours; what is measured stays measured, and an interrupted run goes on.
+# Hours; what is measured stays measured, and an interrupted run goes on. Times come last, and want
+# the machine for themselves.
 report: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.quality --out benchmarks/results/quality --page docs/results.md
+	$(BIN)/python -m benchmarks.quality --studies methods --times --out benchmarks/results/quality
+	$(BIN)/python -m benchmarks.quality --only-page --out benchmarks/results/quality \
+	  --page docs/results.md
 
 # A few videos, to see that all of it works.
 report-small: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.quality --small --out out/quality-small
+	$(BIN)/python -m benchmarks.quality --small --times --out out/quality-small
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -1,6 +1,7 @@
 """Every method, made and measured: `docs/results.md`, its plots and its contact sheets.
 
     python -m benchmarks.quality --studies methods longest --models demo
+    python -m benchmarks.quality --studies methods --times
     python -m benchmarks.quality --studies methods --page docs/results.md --only-page
 
 The column `real` is the world's own rendering of the same prompts: what the measures say where
@@ -23,6 +24,7 @@ from benchmarks import studies
 from benchmarks.machine import describe, in_words
 from benchmarks.quality_page import Shown, page, plots
 from benchmarks.studies import REAL, SMALL, STUDIES, Study
+from benchmarks.times import read_times, take_times
 from training import data
 from training.evaluate import balanced_scenes
 from video_infinity.adapters import PRESETS
@@ -157,6 +159,9 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument("--small", action="store_true", help="a few short videos")
     parser.add_argument("--minutes", type=float, help="begin no column of a round after so many")
     parser.add_argument("--only-page", action="store_true", help="make no video")
+    parser.add_argument(
+        "--times", action="store_true", help="time the methods in turn in the place of measuring"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/quality"), help="rows and videos")
     parser.add_argument("--page", type=Path, help="default: results.md beside the videos")
     return parser
@@ -182,10 +187,13 @@ def main() -> None:
     if not asked:
         parser.error("none of these studies is done on these models; see benchmarks/studies.py")
     todo = [job for _, _, jobs in asked for name, job in jobs if name in arguments.columns]
-    make_and_measure([] if arguments.only_page else todo, arguments.out, end)
-    rows = read_rows(arguments.out)
+    if arguments.times:
+        take_times([job for job in todo if job.method != REAL], arguments.out, end)
+    elif not arguments.only_page:
+        make_and_measure(todo, arguments.out, end)
+    rows, times = read_rows(arguments.out), read_times(arguments.out)
     all_shown = [
-        Shown(study, model, jobs, {job: rows[job] for _, job in jobs if job in rows})
+        Shown(study, model, jobs, {job: rows[job] for _, job in jobs if job in rows}, times)
         for study, model, jobs in asked
     ]
     target = arguments.page or arguments.out / "results.md"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from benchmarks.plots import BLUE, COLOURS, GREY, figure_of, svg_of
 from benchmarks.studies import REAL, Study
+from benchmarks.times import Times
 from video_infinity_evaluation.pages import cell, summary, tables, values_of
-from video_infinity_evaluation.report import Job, Row, weights_of
+from video_infinity_evaluation.report import Job, Made, Row, weights_of
 from video_infinity_evaluation.statistics import Interval, over_prompts
 
 HEADLINE = ("mean of the world", "all words right (frames)", "drift of the words", "dynamic_degree")
@@ -47,13 +48,15 @@ Machine: {machine}. {done}
 class Shown:
     """A study on one model, and what is measured of it so far.
 
-    jobs  (column, job), the same job in several columns or studies at times
+    jobs   (column, job), the same job in several columns or studies at times
+    times  of some of the jobs
     """
 
     study: Study
     model: str
     jobs: Sequence[tuple[str, Job]]
     rows: Mapping[Job, Row]
+    times: Times = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -139,18 +142,22 @@ def _signed(found: Interval) -> str:
 
 
 def costs(shown: Shown) -> str:
-    """Markdown: seconds and memory of each column, how they grow, and what fits."""
-    lengths = shown.lengths
+    """Markdown: seconds and memory of each column, how they grow, and what fits. Empty where there
+    are no two columns to compare."""
+    columns = list(dict.fromkeys(column for column, job in shown.jobs if job in shown.times))
+    if len(columns) < 2:
+        return ""
+    lengths = sorted({job.num_frames for _, job in shown.jobs if job in shown.times})
     lines = [
         f"| | {' | '.join(f's, {n:,}' for n in lengths)} | time grows as L to the power | "
         f"{' | '.join(f'MB, {n:,}' for n in lengths)} | frames in {MEMORY_LIMIT >> 20} MiB |",
         f"| --- |{' --- |' * (2 * len(lengths) + 2)}",
     ]
-    for column in dict.fromkeys(column for column, _ in shown.jobs if column != REAL):
-        seconds = {n: _median(shown, column, n, _seconds) for n in lengths}
-        peaks = {n: _median(shown, column, n, _peak) for n in lengths}
-        told = [f"{s:.0f}" if (s := seconds[n]) is not None else "" for n in lengths]
-        held = [f"{p / 1e6:.0f}" if (p := peaks[n]) is not None else "" for n in lengths]
+    for column in columns:
+        seconds = _medians(shown, column, _seconds)
+        peaks = _medians(shown, column, lambda made: max(made.peak_memory_bytes))
+        told = [f"{s:.1f}" if (s := seconds.get(n)) is not None else "" for n in lengths]
+        held = [f"{p / 1e6:.0f}" if (p := peaks.get(n)) is not None else "" for n in lengths]
         lines.append(
             f"| {column} | {' | '.join(told)} | {_power(seconds)} | {' | '.join(held)} | "
             f"{_fits(peaks)} |"
@@ -158,47 +165,31 @@ def costs(shown: Shown) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _seconds(row: Row) -> float | None:
-    told = row["made"]["seconds"]
-    return sum(told.get(part, 0.0) for part in PARTS) if told else None
+def _seconds(made: Made) -> float:
+    return sum(made.seconds.get(part, 0.0) for part in PARTS)
 
 
-def _peak(row: Row) -> float | None:
-    return max(row["made"]["peak_memory_bytes"], default=None)
+def _medians(shown: Shown, column: str, value_of: Callable[[Made], float]) -> dict[int, float]:
+    """By the number of frames, over what was timed."""
+    return {
+        job.num_frames: median(map(value_of, shown.times[job]))
+        for name, job in shown.jobs
+        if name == column and job in shown.times
+    }
 
 
-def _median(
-    shown: Shown, column: str, num_frames: int, value_of: Callable[[Row], float | None]
-) -> float | None:
-    found = [
-        value
-        for row in shown.labelled()
-        if (row["job"]["method"], row["job"]["num_frames"]) == (column, num_frames)
-        for value in [value_of(row)]
-        if value is not None
-    ]
-    return median(found) if found else None
-
-
-def two_longest(values: Mapping[int, float | None]) -> list[tuple[int, float]]:
-    """(frames, value) of the two longest videos that have one."""
-    return [(n, value) for n, value in sorted(values.items()) if value][-2:]
-
-
-def _power(seconds: Mapping[int, float | None]) -> str:
-    known = two_longest(seconds)
-    if len(known) < 2:
+def _power(seconds: Mapping[int, float]) -> str:
+    if len(seconds) < 2:
         return ""
-    (short, before), (long, after) = known
+    (short, before), (long, after) = sorted(seconds.items())[-2:]
     return f"{math.log(after / before) / math.log(long / short):.2f}"
 
 
-def _fits(peaks: Mapping[int, float | None]) -> str:
+def _fits(peaks: Mapping[int, float]) -> str:
     """Frames within MEMORY_LIMIT, by the line through the two longest videos."""
-    known = two_longest(peaks)
-    if len(known) < 2:
+    if len(peaks) < 2:
         return ""
-    (short, before), (long, after) = known
+    (short, before), (long, after) = sorted(peaks.items())[-2:]
     slope = (after - before) / (long - short)
     if slope <= 0:
         return "any"
@@ -219,8 +210,8 @@ def page(all_shown: Sequence[Shown], images: Path, command: str, machine: str) -
         ):
             if (images / file).exists():
                 parts.append(f"![{words}](images/{file})\n\n*{words}.*\n")
-        if any(row["made"]["seconds"] for row in shown.rows.values()):
-            parts += ["### Time and memory\n", _COSTS, costs(shown)]
+        if told := costs(shown):
+            parts += ["### Time and memory\n", _COSTS, told]
         parts.append(tables(shown.labelled()))
         sections.append("\n".join(parts))
     made, wanted = sum(len(s.rows) for s in all_shown), sum(len(s.jobs) for s in all_shown)
@@ -233,8 +224,9 @@ def page(all_shown: Sequence[Shown], images: Path, command: str, machine: str) -
 
 
 _COSTS = (
-    "Medians over prompts, of denoise, decode and writing; memory is that of the rank that took "
-    "most, above the model, in the first video of its processes. Power and frames that fit follow "
+    "The first prompt's videos, made one after the other for this table, each by processes of its "
+    "own, and again in another order where they are short: medians of denoise, decode and writing; "
+    "memory is that of the rank that took most, above the model. Power and frames that fit follow "
     "from the two longest lengths.\n"
 )
 
@@ -271,13 +263,7 @@ def _by_length(shown: Shown) -> str:
                 quality.errorbar(
                     x, y, error, label=column, color=colour, linestyle=style, marker="o", capsize=2
                 )
-            times = [
-                (n, s)
-                for n in shown.lengths
-                for s in [_median(shown, column, n, _seconds)]
-                if s is not None
-            ]
-            if times:
+            if times := sorted(_medians(shown, column, _seconds).items()):
                 cost.loglog(*zip(*times, strict=True), color=colour, linestyle=style, marker="o")
         quality.set_xscale("log", base=2)
         quality.set_title("mean of the world")

@@ -242,12 +242,12 @@ def _make_row(job: Job, folder: Path, make: Maker, backends: Backends) -> Row:
         "measures": {measure.name: measure.as_dict() for measure in scores.measures},
     }
     line = json.dumps(row)
-    _append(folder / ROWS, line)
+    append_line(folder / ROWS, line)
     result: dict[str, Any] = json.loads(line)
     return result
 
 
-def _append(file: Path, line: str) -> None:
+def append_line(file: Path, line: str) -> None:
     """One more line, on one of its own even where the last was cut off."""
     with file.open("ab+") as rows:
         if rows.tell():

@@ -16,6 +16,7 @@ import video_infinity
 from benchmarks.quality import main, prompts, render_real, write_page
 from benchmarks.quality_page import Shown, page, plots
 from benchmarks.studies import REAL, STUDIES, Column, Study, jobs_of
+from benchmarks.times import TIMES, read_times, take_times, timed
 from video_infinity_evaluation import Backends, EvaluationError
 from video_infinity_evaluation.batch import options_of
 from video_infinity_evaluation.footage import open_footage
@@ -210,18 +211,14 @@ def test_no_video_stands_in_two_columns_of_a_study() -> None:
 
 
 def shown_of(rows: list[Row]) -> Shown:
-    """As if the methods of JOBS had been measured at two lengths, the longer at twice the cost."""
+    """As if the methods of JOBS had been measured at two lengths."""
     jobs, found = [], {}
-    for num_frames, cost in ((12, 1), (24, 2)):
+    for num_frames in (12, 24):
         for row, name in zip(rows, ("real", "up") * 2, strict=True):
             job = Job(name, row["job"]["prompt"], 1, num_frames, 3)
             jobs.append((name, job))
-            made = {"borders": [], "seconds": {}, "peak_memory_bytes": []}
-            if name == "up":
-                made["seconds"] = {"denoise": 10.0 * cost, "load": 99.0}
-                made["peak_memory_bytes"] = [5 * 2**20, 2**26 * cost]
             told = {**row["job"], "method": name, "num_frames": num_frames}
-            found[job] = {**row, "job": told, "made": made}
+            found[job] = {**row, "job": told}
     return Shown(TWO, "demo", jobs, found)
 
 
@@ -231,13 +228,79 @@ def test_the_page_tells_how_to_repeat_it_and_what_grows(rows: list[Row], tmp_pat
     text = page([shown], tmp_path / "images", "python -m benchmarks.quality --ranks 3", "a machine")
     assert "`python -m benchmarks.quality --ranks 3 --out DIR --page FILE`" in text
     assert "Machine: a machine." in text and "images/" not in text, "no picture is there"
-    assert "| up | 10 | 20 | 1.00 | 67 | 134 | 192 |" in text, "seconds, power, MB, frames that fit"
+    assert "Time and memory" not in text, "nothing was timed"
     assert "| all words right (frames) | 12 frames | 24 frames |" in text
     assert "| real | 1 ± 0 (2) | 1 ± 0 (2) |" in text
     half = {job: row for job, row in shown.rows.items() if job.num_frames == 12}
     part = Shown(TWO, "demo", shown.jobs, half)
     told = page([part], tmp_path / "images", "", "")
     assert "4 of 8 videos are measured" in told and "24 frames" not in told
+
+
+def test_times_are_medians_and_tell_what_grows_and_what_fits(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    shown = shown_of(rows)
+    once = {job.num_frames: job for column, job in shown.jobs[::-1] if column == "up"}
+    times = {
+        job: [
+            Made((), {"denoise": 10.0 * cost, "load": 99.0}, (5 * 2**20, 2**26 * cost))
+            for cost in ((num_frames // 12), 0, 9)
+        ]
+        for num_frames, job in once.items()
+    }
+    one = replace(shown, times=times)
+    assert "Time and memory" not in page([one], tmp_path, "", ""), "nothing to compare it with"
+    other = {replace(job, method="down"): made for job, made in times.items()}
+    two = replace(one, jobs=[*one.jobs, *(("down", job) for job in other)], times=times | other)
+    text = page([two], tmp_path, "", "")
+    for name in ("up", "down"):
+        row = f"| {name} | 10.0 | 20.0 | 1.00 | 67 | 134 | 192 |"
+        assert row in text, "seconds, power, MB, frames that fit"
+
+
+def test_every_method_is_timed_in_turn_and_a_run_goes_on(tmp_path: Path) -> None:
+    """Two prompts of two methods at three lengths: one prompt each, 3, 2 and 1 times."""
+    jobs = [
+        Job(method, text, 1, num_frames, 2)
+        for num_frames in (600, 192, 64)
+        for text in PROMPTS
+        for method in ("up", "down")
+    ]
+    assert timed(jobs) == [job for job in jobs if job.prompt == PROMPTS[0]]
+    order: list[tuple[int, str]] = []
+
+    def make(job: Job, path: Path) -> Made:
+        if len(order) == 7:
+            raise KeyboardInterrupt
+        order.append((job.num_frames, job.method))
+        return Made((3,), {"denoise": 1.0}, (1, 2), {"eta": 0.0}, weights_of("demo"))
+
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        take_times(jobs, tmp_path, float("inf"), make, said.append)
+    with (tmp_path / TIMES).open("a") as file:
+        file.write('{"cut off')
+    order += [(0, "")]
+    take_times(jobs, tmp_path, float("inf"), make, said.append)
+    order.remove((0, ""))
+    assert [n for n, _ in order] == [64] * 6 + [192] * 4 + [600] * 2
+    assert all({m for _, m in order[i : i + 2]} == {"up", "down"} for i in range(0, 12, 2))
+    found = read_times(tmp_path)
+    assert {job.num_frames: len(made) for job, made in found.items()} == {64: 3, 192: 2, 600: 1}
+    assert found[jobs[0]] == [
+        Made((3,), {"denoise": 1.0}, (1, 2), {"eta": 0.0}, weights_of("demo"))
+    ]
+    take_times(jobs, tmp_path, float("inf"), make, said.append)
+    assert len(order) == 12 == len(said), "all is there"
+    take_times([replace(jobs[0], seed=5)], tmp_path, 0.0, make, said.append)
+    assert len(order) == 12, "the time is up"
+
+    def fail(job: Job, path: Path) -> Made:
+        raise EvaluationError(f"{job.method}: cannot")
+
+    take_times([replace(jobs[0], seed=5)], tmp_path, float("inf"), fail, said.append)
+    assert said[-1] == "failed: up: cannot" and len(read_times(tmp_path)) == 6
 
 
 def test_columns_are_compared_on_the_prompts_that_all_of_them_have(
