@@ -7,7 +7,6 @@ Legend: B batch, C channels, F frames, S text tokens, D text channels, H height,
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ from video_infinity.materials import Materials
 from video_infinity.memory import PeakMemory
 from video_infinity.mesh import mesh_of
 from video_infinity.methods import METHODS, DenoiseJob
-from video_infinity.methods.in_fronts import check_fronts
 from video_infinity.plan import Clip, Plan, clips_of_lengths, split_timeline
 from video_infinity.sampling import GuidanceSchedule, check_eta, check_splittable, start
 
@@ -77,15 +75,11 @@ def check_scheduler(request: Request, scheduler: Any) -> None:
     """Find a model's own scheduler fit for a prepared request; its weights are not needed.
 
     Raises ConfigError for an eta that it has not, ModelError for one that cannot be split over
-    frames, or cannot have them at steps of their own where the request wants that.
+    frames.
     """
-    steps, eta = chosen(request.video.num_inference_steps), chosen(request.video.eta)
+    eta = chosen(request.video.eta)
     check_eta(scheduler, eta)
-    check_splittable(scheduler, steps, eta)
-    if request.how.front_frames:
-        walked = copy.deepcopy(scheduler)
-        start(walked, steps, "cpu")
-        check_fronts(walked, eta, request.how.front_frames)
+    check_splittable(scheduler, chosen(request.video.num_inference_steps), eta)
 
 
 class ClipRun:
@@ -194,6 +188,7 @@ class ClipRun:
             materials.texts_of,
             materials.noise_of,
         )
+        job = replace(job, scheduler=METHODS[request.how.method].scheduler(job))
         return job if self._keeper is None else self._gone_on_with(job, self._keeper)
 
     def _gone_on_with(self, job: DenoiseJob, keeper: Keeper) -> DenoiseJob:

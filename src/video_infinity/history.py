@@ -3,7 +3,8 @@
 A multistep scheduler keeps what the last steps predicted. Whatever an instance has in its
 `__dict__` that a fresh one, with its timesteps set, has not, is its state. Tensors shaped as the
 latents that it steps are cut by frames, so that they can be shared out anew; all else is the same
-on every rank.
+on every rank. Where frames are at steps of their own, each group of them has such a state, and
+their tensors lie side by side in one over all frames.
 
 Legend: F frames, C channels, H height, W width (of latents)
 """
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 from video_infinity.errors import ModelError
+from video_infinity.staggered import Staggered
 
 _FRAMES, _TENSOR, _TUPLE, _DICT = "frames", "tensor", "tuple", "dict"
 _MOST_VALUES = 4096
@@ -30,6 +32,8 @@ def captured(
     fresh  one of the same settings that has taken no step
     Raises ModelError, naming the attribute, for state that is neither number, text nor tensor.
     """
+    if isinstance(scheduler, Staggered):
+        return _captured_groups(scheduler, fresh, shape_FCHW)
     tensors: dict[str, torch.Tensor] = {}
     names: dict[int, str] = {}
 
@@ -53,6 +57,28 @@ def captured(
     return {"class": type(scheduler).__name__, "state": plain}, tensors
 
 
+def _captured_groups(
+    scheduler: Staggered, fresh: Staggered, shape_FCHW: torch.Size
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    plain: dict[str, Any] = {}
+    joined: dict[str, torch.Tensor] = {}
+    for group, begun in zip(scheduler.groups, fresh.groups, strict=True):
+        places, own_shape = list(group.places), torch.Size((len(group.places), *shape_FCHW[1:]))
+        state, tensors_FCHW = captured(group.scheduler, begun.scheduler, own_shape)
+        plain[str(group.delay)] = state
+        for name, own_FCHW in tensors_FCHW.items():
+            whole_FCHW = joined.setdefault(name, own_FCHW.new_zeros(shape_FCHW))
+            if own_FCHW.dtype != whole_FCHW.dtype:
+                raise ModelError(
+                    f"{type(group.scheduler).__name__} keeps tensors of {own_FCHW.dtype} and "
+                    f"{whole_FCHW.dtype} for frames at different steps, which cannot be saved; "
+                    "give --checkpoint-every never, or choose another scheduler"
+                )
+            if group.own:
+                whole_FCHW[places] = own_FCHW
+    return {"class": type(scheduler).__name__, "state": plain}, joined
+
+
 def restore(
     scheduler: Any, plain: Mapping[str, Any], tensors_FCHW: Mapping[str, torch.Tensor]
 ) -> None:
@@ -62,6 +88,9 @@ def restore(
     """
     if plain.get("class") != type(scheduler).__name__ or not isinstance(plain.get("state"), dict):
         raise ValueError(f"its scheduler is {plain.get('class')}, not {type(scheduler).__name__}")
+    if isinstance(scheduler, Staggered):
+        _restore_groups(scheduler, plain["state"], tensors_FCHW)
+        return
     device = torch.as_tensor(scheduler.timesteps).device
     for name, value in plain["state"].items():
         if not isinstance(name, str) or not name.isidentifier() or name.startswith("__"):
@@ -72,6 +101,18 @@ def restore(
             setattr(scheduler, name, _decoded(value, tensors_FCHW, device))
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(f"the scheduler's {name} cannot be read: {error!r}") from error
+
+
+def _restore_groups(
+    scheduler: Staggered, states: Mapping[str, Any], tensors_FCHW: Mapping[str, torch.Tensor]
+) -> None:
+    if states.keys() != {str(group.delay) for group in scheduler.groups}:
+        raise ValueError("its frames begin with other steps")
+    for group in scheduler.groups:
+        state, places = states[str(group.delay)], list(group.places)
+        if not isinstance(state, dict):
+            raise ValueError(f"its state of frames that begin with step {group.delay} is none")
+        restore(group.scheduler, state, {name: x[places] for name, x in tensors_FCHW.items()})
 
 
 def copy_of(scheduler: Any) -> Any:

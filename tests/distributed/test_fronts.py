@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, UniPCMultistepScheduler
 
 from tests.distributed import wan_harness
 from tests.distributed.harness import (
@@ -25,7 +26,6 @@ from tests.distributed.test_chunked_methods import predict, reference_unet
 from tests.distributed.test_methods import WRONG_IS_BEYOND, noise_of, ours
 from tests.tiny import tiny_pipe
 from video_infinity.comm import Communicator, SingleCommunicator
-from video_infinity.errors import ModelError
 from video_infinity.methods import METHODS
 
 FRAMES, STEPS = 11, 3
@@ -56,9 +56,12 @@ def pipe() -> Any:
 
 @torch.inference_mode()
 def by_hand(pipe: Any, noise_FCHW: torch.Tensor, delays: list[int]) -> torch.Tensor:
-    """Frame by frame: noise until it is its turn, then DDIM, then clean at timestep 0."""
-    scheduler, unet = copy.deepcopy(pipe.scheduler), reference_unet(pipe.unet)
-    scheduler.set_timesteps(STEPS)
+    """Frame by frame, each with a scheduler of its own: noise until it is its turn, then diffusers'
+    steps, then clean at timestep 0."""
+    schedulers, unet = [copy.deepcopy(pipe.scheduler) for _ in delays], reference_unet(pipe.unet)
+    for scheduler in schedulers:
+        scheduler.set_timesteps(STEPS)
+    timesteps = schedulers[0].timesteps
     text, negative = pipe.encode_prompt("a b c", "cpu", 1, True)
     states, frames = torch.cat((negative, text)), list(noise_FCHW.unsqueeze(1).unsqueeze(3))
     for done in range(STEPS + max(delays)):
@@ -66,26 +69,42 @@ def by_hand(pipe: Any, noise_FCHW: torch.Tensor, delays: list[int]) -> torch.Ten
         for delay in delays:
             step = done - delay
             over = torch.tensor(0)
-            times.append(over if step >= STEPS else scheduler.timesteps[max(0, step)])
+            times.append(over if step >= STEPS else timesteps[max(0, step)])
         z = torch.cat(frames, 2)
         predicted = predict(unet, z.repeat(2, 1, 1, 1, 1), torch.stack(times), states)
         guided = predicted[:1] + 3.0 * (predicted[1:] - predicted[:1])
-        for place, delay in enumerate(delays):
+        for place, (delay, scheduler) in enumerate(zip(delays, schedulers, strict=True)):
             if 0 <= done - delay < STEPS:
                 own = guided[:, :, place : place + 1]
                 frames[place] = scheduler.step(own, times[place], frames[place]).prev_sample
     return torch.cat(frames, 2)[0]
 
 
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, UniPCMultistepScheduler])
 @pytest.mark.parametrize("size", [1, 3])
-def test_fronts_are_those_of_a_loop_by_hand(size: int, pipe: Any, tmp_path: Path) -> None:
-    noise = noise_of(FRAMES)
+def test_fronts_are_those_of_a_loop_by_hand(
+    size: int, scheduler: Any, pipe: Any, tmp_path: Path
+) -> None:
+    """UniPC remembers its last steps, which differ from frame to frame."""
+    noise, pipe = noise_of(FRAMES), copy.deepcopy(pipe)
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
     more = {"num_inference_steps": STEPS, "local_frames": FRAMES, "global_frames": 0}
     made = ours(pipe, noise, tmp_path, size, **more, front_frames=2, front_span=8)
     expected = by_hand(pipe, noise, [0, 0, 1, 1, 2, 1, 1, 0, 0, 0, 1])
     assert relative_difference(made, expected) < TOLERANCE
     one_front = by_hand(pipe, noise, [frame // 2 for frame in range(FRAMES)])
     assert relative_difference(made, one_front) > WRONG_IS_BEYOND
+
+
+def test_what_a_scheduler_remembers_shows(pipe: Any, tmp_path: Path) -> None:
+    """So that the test above fails if frames forget their last steps."""
+    noise, pipe = noise_of(FRAMES), copy.deepcopy(pipe)
+    pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+    more = {"num_inference_steps": STEPS, "local_frames": FRAMES, "global_frames": 0}
+    made = ours(pipe, noise, tmp_path, 1, **more, front_frames=2, front_span=8)
+    pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config, solver_order=1)
+    forgetful = ours(pipe, noise, tmp_path, 1, **more, front_frames=2, front_span=8)
+    assert relative_difference(made, forgetful) > WRONG_IS_BEYOND
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
@@ -103,7 +122,6 @@ def test_branches_on_ranks_of_their_own_do_not_show() -> None:
 
 def test_ranks_do_not_show_on_a_transformer() -> None:
     case = wan_harness.Case(
-        scheduler="Euler",
         options={"num_frames": 33, "local_frames": 2, "front_frames": 1, "front_span": 4},
     )
     one, two, together = (
@@ -145,10 +163,3 @@ def test_a_frame_waits_as_noise_and_is_left_alone_when_it_is_done() -> None:
         own = [z[:, :, frame] for z in states]
         changes = [not torch.equal(a, b) for a, b in itertools.pairwise(own)]
         assert changes == [delay <= step < delay + STEPS for step in range(STEPS + 2)]
-
-
-def test_a_scheduler_that_remembers_is_refused_by_name() -> None:
-    case = Case(scheduler="UniPCMultistepScheduler", options={"num_frames": 8, "front_frames": 2})
-    told = "--front-frames 2 has frames at different steps, and UniPCMultistepScheduler remembers"
-    with pytest.raises(ModelError, match=told):
-        latents_on_ranks(case, 1)

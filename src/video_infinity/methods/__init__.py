@@ -9,14 +9,14 @@ from video_infinity.methods.continuation import steps_of_chunks
 from video_infinity.methods.direct import denoise_direct
 from video_infinity.methods.fifo import denoise_fifo, steps_of_fifo
 from video_infinity.methods.freenoise import denoise_freenoise
-from video_infinity.methods.in_fronts import steps_in_fronts
+from video_infinity.methods.in_fronts import staggered_scheduler, steps_in_fronts
 from video_infinity.methods.independent import denoise_independent
 from video_infinity.methods.masked_continuation import denoise_masked_continuation
 from video_infinity.methods.multidiffusion import denoise_multidiffusion
 
 METHODS: MappingProxyType[str, Method] = MappingProxyType(
     {
-        "clip-parallel": Method(denoise_clip_parallel, steps_in_fronts),
+        "clip-parallel": Method(denoise_clip_parallel, steps_in_fronts, staggered_scheduler),
         "direct": Method(denoise_direct),
         "independent": Method(denoise_independent),
         "freenoise": Method(denoise_freenoise),

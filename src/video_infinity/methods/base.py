@@ -81,14 +81,20 @@ def steps_of_scheduler(how: MethodSpec, num_frames: int, num_inference_steps: in
     return num_inference_steps
 
 
+def same_scheduler(job: DenoiseJob) -> Any:
+    return job.scheduler
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to denoise a long video.
 
     num_steps      how many steps it takes in all
+    scheduler      what steps a job's frames, made of a fresh one
     shares_chunks  whether all ranks share one chunk of the timeline after the other
     """
 
     denoise: Denoise
     num_steps: CountSteps = steps_of_scheduler
+    scheduler: Callable[[DenoiseJob], Any] = same_scheduler
     shares_chunks: bool = False

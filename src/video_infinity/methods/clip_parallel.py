@@ -14,7 +14,7 @@ from video_infinity.context.ablation import Ablation
 from video_infinity.context.install import Layers, installed
 from video_infinity.context.layers import ClipContext
 from video_infinity.methods.base import DenoiseJob
-from video_infinity.methods.in_fronts import denoise_in_fronts, fronts_of
+from video_infinity.methods.in_fronts import denoise_in_fronts
 from video_infinity.methods.loop import context_of, denoise_stepwise, predict_guided
 from video_infinity.peers import CUTS
 from video_infinity.windows import even_spans
@@ -31,9 +31,8 @@ def denoise_clip_parallel(job: DenoiseJob) -> Iterator[torch.Tensor]:
     if cut:
         clips = even_spans(job.num_frames, chosen(job.how.window_frames))
         layers = Ablation.of(cut, clips, job.clip).layers()
-    fronts = fronts_of(job.how)
-    if fronts is not None:
-        return denoise_in_fronts(job, fronts, context_of(job), layers)
+    if job.how.front_frames:
+        return denoise_in_fronts(job, context_of(job), layers)
     return denoise_with(job, context_of(job), layers)
 
 

@@ -5,10 +5,8 @@ Legend: B branches, C channels, F frames, H height, W width
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 
@@ -18,7 +16,7 @@ from video_infinity.context.text import FrameText
 from video_infinity.context.workspace import Workspace
 from video_infinity.methods.base import DenoiseJob
 from video_infinity.plan import Clip, Plan, Scopes
-from video_infinity.sampling import begun_at, guide, initial_sigma, scale_input, scheduler_step
+from video_infinity.sampling import guide, initial_sigma, scale_input, scheduler_step
 
 Predict = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 """Latents of this rank's clip, timestep, step -> the guided prediction [1, C, F, H, W]."""
@@ -45,27 +43,6 @@ def unit_scale(job: DenoiseJob, noise_1CFHW: torch.Tensor) -> torch.Tensor:
     """Unit noise as the scheduler begins with it, where and as the latents are kept."""
     wide = torch.promote_types(job.adapter.dtype, torch.float32)
     return noise_1CFHW.to(job.adapter.device, wide) * initial_sigma(job.scheduler)
-
-
-def remembers(scheduler: Any, eta: float = 0.0) -> bool:
-    """Whether a step depends on those before it, by more than where they have led.
-
-    scheduler  its timesteps set, no step taken
-    """
-    times, going = scheduler.timesteps, copy.deepcopy(scheduler)
-    if len(times) < 2:
-        return False
-    z = torch.linspace(-1.0, 1.0, 4, device=times.device).view(1, 1, 1, 2, 2)
-
-    def step(stepped: Any, index: int, z: torch.Tensor) -> torch.Tensor:
-        scaled = scale_input(stepped, z, times[index])
-        predicted = torch.sin(scaled + index)
-        return scheduler_step(
-            stepped, predicted, times[index], z, seed=0, frames=[0], step=index, eta=eta
-        )
-
-    z = step(going, 0, z)
-    return not torch.equal(step(going, 1, z), step(begun_at(scheduler, 1), 1, z))
 
 
 def predict_guided(

@@ -1,0 +1,107 @@
+"""Schedulers for frames that do not all take the same step at once.
+
+Legend: C channels, F frames of a clip, H height, W width
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from video_infinity.sampling import initial_sigma, scale_input, scheduler_step
+
+
+@dataclass(frozen=True)
+class Group:
+    """Frames that begin together, and the scheduler that steps them.
+
+    places  in the clip
+    own     whether they are the clip's; else a frame stands in for one that other ranks have
+    """
+
+    delay: int
+    scheduler: Any
+    places: tuple[int, ...]
+    own: bool
+
+
+class Staggered:
+    """A scheduler in which frames begin with steps of their own: one for each group of them.
+
+    A scheduler may remember its last steps, as UniPC does, so that those of frames at another step
+    are none of its business. Every rank has all groups of the timeline: what a scheduler keeps
+    beside tensors over frames is then the same on all of them, whoever has which frames. One step
+    on a frame that stands in costs next to nothing beside the denoiser.
+
+    scheduler  its timesteps set, no step taken
+    delay_F    the clip's frames' first steps
+    delays     all that there are in the timeline
+    """
+
+    def __init__(self, scheduler: Any, delay_F: Sequence[int], delays: Iterable[int]) -> None:
+        self.timesteps: torch.Tensor = scheduler.timesteps
+        self.init_noise_sigma = initial_sigma(scheduler)
+        self._num_frames = len(delay_F)
+        self.groups = []
+        for delay in sorted(set(delays)):
+            places = tuple(i for i, other in enumerate(delay_F) if other == delay)
+            group = Group(delay, copy.deepcopy(scheduler), places or (0,), bool(places))
+            self.groups.append(group)
+
+    def _step_of(self, group: Group, done: int) -> int | None:
+        """A group's step after `done` passes: 0 while it waits, None when it is done."""
+        step = max(0, done - group.delay)
+        return step if step < len(self.timesteps) else None
+
+    def scaled(self, z_1CFHW: torch.Tensor, done: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The latents as the denoiser wants them, and the timestep of every frame [F]: the first of
+        what waits, and 0 of what is done."""
+        timestep_F = torch.zeros_like(self.timesteps[:1]).repeat(self._num_frames)
+        scaled_1CFHW = z_1CFHW.clone()
+        for group in self.groups:
+            step = self._step_of(group, done)
+            if step is None:
+                continue
+            timestep, places = self.timesteps[step], list(group.places)
+            one_1CFHW = scale_input(group.scheduler, z_1CFHW[:, :, places], timestep)
+            if group.own:
+                timestep_F[places], scaled_1CFHW[:, :, places] = timestep, one_1CFHW
+        return scaled_1CFHW, timestep_F
+
+    def stepped(
+        self,
+        predicted_1CFHW: torch.Tensor,
+        z_1CFHW: torch.Tensor,
+        done: int,
+        *,
+        seed: int,
+        first_frame: int,
+        eta: float,
+    ) -> torch.Tensor:
+        """The latents after the step that is each frame's; those that wait or are done stay.
+
+        first_frame  of the clip
+        """
+        stepped_1CFHW = z_1CFHW.clone()
+        for group in self.groups:
+            step = self._step_of(group, done)
+            if step is None or done < group.delay:
+                continue
+            places = list(group.places)
+            one_1CFHW = scheduler_step(
+                group.scheduler,
+                predicted_1CFHW[:, :, places],
+                self.timesteps[step],
+                z_1CFHW[:, :, places],
+                seed=seed,
+                frames=[first_frame + place for place in places],
+                step=step,
+                eta=eta,
+            )
+            if group.own:
+                stepped_1CFHW[:, :, places] = one_1CFHW
+        return stepped_1CFHW
