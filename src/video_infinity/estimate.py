@@ -240,8 +240,8 @@ def describe_plan(predicted: dict[str, Any]) -> str:
         )
     if predicted["front_frames"]:
         lines.append(
-            f"fronts from frame 0 and every {predicted['front_span']} after it, "
-            f"{predicted['front_frames']} latent frames a step"
+            f"fronts from the middle of every {predicted['front_span']} latent frames at most, "
+            f"{predicted['front_frames']} a step"
         )
     if predicted["without"]:
         lines.append(f"left out: {predicted['without']}")

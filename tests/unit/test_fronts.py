@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from video_infinity.fronts import Fronts
 
 
-def test_two_fronts_move_out_from_every_leading_frame() -> None:
-    assert Fronts(2, 8).delays(12) == [0, 0, 1, 1, 2, 1, 1, 0, 0, 0, 1, 1]
-    assert Fronts(1, 100).delays(6) == [0, 1, 2, 3, 4, 5]
+def test_two_fronts_move_out_from_the_middle_of_every_stretch() -> None:
+    assert Fronts(1, 100).delays(7) == [3, 2, 1, 0, 1, 2, 3]
+    assert Fronts(2, 8).delays(12) == [1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1]
+    assert Fronts(1, 4).delays(9) == [1, 0, 1, 1, 0, 1, 1, 0, 1]
     assert Fronts(1, 1).delays(5) == [0] * 5
 
 
@@ -18,14 +19,15 @@ def test_two_fronts_move_out_from_every_leading_frame() -> None:
 def test_a_frame_begins_as_far_from_a_leading_one_as_the_front_moves(
     frames: int, span: int, num_frames: int
 ) -> None:
-    delays = Fronts(frames, span).delays(num_frames)
-    leading = range(0, num_frames, span)
+    fronts = Fronts(frames, span)
+    delays, leading = fronts.delays(num_frames), fronts.leading(num_frames)
     expected = [min(abs(f - lead) for lead in leading) // frames for f in range(num_frames)]
     assert delays == expected
-    assert Fronts(frames, span).longest_delay(num_frames) == max(delays)
+    assert fronts.longest_delay(num_frames) == max(delays)
 
 
-@given(st.integers(1, 9), st.integers(1, 40))
-def test_the_wait_does_not_grow_with_the_video(frames: int, span: int) -> None:
-    longest = [Fronts(frames, span).longest_delay(n) for n in (span, 3 * span + 1, 1000 * span)]
-    assert max(longest) <= (span - 1) // frames
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 20000))
+def test_the_wait_does_not_grow_with_the_video(frames: int, span: int, num_frames: int) -> None:
+    fronts = Fronts(frames, span)
+    assert fronts.longest_delay(num_frames) <= (span // 2) // frames
+    assert len(fronts.leading(num_frames)) == -(-num_frames // span), "no more than it takes"
