@@ -1,7 +1,8 @@
 """What a run would take: clips, scopes, memory per rank, bytes per step. Generates nothing.
 
 The bytes are the formula of the exchange and equal what a run measures (at its first step, if the
-global context rotates, or a method goes chunk by chunk; None is not known). The memory is what the
+global context rotates, or a method goes chunk by chunk, at its widest where it moves on in fronts;
+None is not known). The memory is what the
 tensors of one pass take at the widest point, from shapes alone, without a kernel's own; on a CPU
 with what the allocator keeps and the wire holds.
 """
@@ -21,6 +22,7 @@ from video_infinity.config import Request, chosen
 from video_infinity.memory import device_memory_bytes
 from video_infinity.mesh import Mesh, mesh_of
 from video_infinity.methods import METHODS
+from video_infinity.methods.in_fronts import widest_pass
 from video_infinity.methods.loop import whole_plan
 from video_infinity.methods.shared_windows import deal, frames_received
 from video_infinity.peers import CUTS
@@ -101,6 +103,9 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
 def _passes(request: Request, plan: Plan) -> list[tuple[Plan, int]]:
     """Of every clip's rank, the plan of its widest pass, and its rank there."""
     how, ranks = request.how, range(plan.num_ranks)
+    if how.front_frames:
+        widest = widest_pass(how, plan, chosen(request.video.num_inference_steps))
+        return [(widest.plan, rank) for rank in ranks]
     if how.method in WHOLE_CLIPS:
         return [(plan, rank) for rank in ranks]
     width = min(chosen(how.window_frames), plan.num_latent_frames)
@@ -184,12 +189,17 @@ def _exchanged(
     """
     how, place = request.how, mesh.clip_of(rank)
     value_bytes = BYTES_PER_VALUE[request.model.dtype]
+    latent_bytes = predicted_bytes // own_branches // value_bytes * LATENT_BYTES
     if how.method in WHOLE_CLIPS:
         received = 0
-        if not set(CUTS).intersection(how.parts_left_out):
-            received = bytes_received(plan, footprint, place, own_branches, value_bytes)
-        elif plan.num_ranks > 1:
-            return None
+        if set(CUTS).intersection(how.parts_left_out):
+            if plan.num_ranks > 1:
+                return None
+        elif how.front_frames:
+            widest = widest_pass(how, plan, chosen(request.video.num_inference_steps))
+            received = latent_bytes * widest.frames_received(plan, place)
+            plan = widest.plan
+        received += bytes_received(plan, footprint, place, own_branches, value_bytes)
         return received + (mesh.cfg - 1) * predicted_bytes * len(plan.clips[place])
     if how.method == "fifo":
         return 0 if mesh.size == 1 else None  # its two phases differ
@@ -202,7 +212,6 @@ def _exchanged(
     windows = even_spans(plan.num_latent_frames, width)
     if how.method == "multidiffusion":
         windows = Windows(width, chosen(how.stride_frames)).spans(plan.num_latent_frames)
-    latent_bytes = predicted_bytes // own_branches // value_bytes * LATENT_BYTES
     frames = sum(map(len, deal(windows, plan.num_ranks)[place]))
     received = frames_received(windows, plan, place) * latent_bytes
     return received + (mesh.cfg - 1) * predicted_bytes * frames

@@ -39,6 +39,14 @@ class Clip:
         return range(self.start, self.stop)
 
 
+Span = Clip | tuple[int, ...]
+"""Frames of the timeline: a clip, or any of them, rising."""
+
+
+def frames_of(span: Span) -> Sequence[int]:
+    return span.frames if isinstance(span, Clip) else span
+
+
 @dataclass(frozen=True)
 class Transfer:
     """Frames that travel in one message from rank `source` to rank `target`.
@@ -142,10 +150,10 @@ class Plan:
             min(self.num_latent_frames, clip.stop + halo_frames),
         )
 
-    def transfers(self, spans: Sequence[Clip | None]) -> tuple[Transfer, ...]:
+    def transfers(self, spans: Sequence[Span | None]) -> tuple[Transfer, ...]:
         """What brings every rank the frames of its span, wherever they are; None: no frames."""
         wanted = [
-            {frame for frame in span.frames if frame not in clip} if span else set()
+            {frame for frame in frames_of(span) if frame not in clip} if span else set()
             for span, clip in zip(spans, self.clips, strict=True)
         ]
         return _deliver(self.clips, wanted)

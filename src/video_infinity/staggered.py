@@ -38,39 +38,43 @@ class Staggered:
     on a frame that stands in costs next to nothing beside the denoiser.
 
     scheduler  its timesteps set, no step taken
-    delay_F    the clip's frames' first steps
-    delays     all that there are in the timeline
+    delays     of every frame of the timeline, the step that it begins with
+    clip       the frames of this rank
     """
 
-    def __init__(self, scheduler: Any, delay_F: Sequence[int], delays: Iterable[int]) -> None:
+    def __init__(self, scheduler: Any, delays: Sequence[int], clip: range) -> None:
         self.timesteps: torch.Tensor = scheduler.timesteps
         self.init_noise_sigma = initial_sigma(scheduler)
-        self._num_frames = len(delay_F)
+        self._delays = delays
         self.groups = []
         for delay in sorted(set(delays)):
-            places = tuple(i for i, other in enumerate(delay_F) if other == delay)
+            places = tuple(i for i, frame in enumerate(clip) if delays[frame] == delay)
             group = Group(delay, copy.deepcopy(scheduler), places or (0,), bool(places))
             self.groups.append(group)
 
-    def _step_of(self, group: Group, done: int) -> int | None:
-        """A group's step after `done` passes: 0 while it waits, None when it is done."""
-        step = max(0, done - group.delay)
+    def _step_at(self, delay: int, done: int) -> int | None:
+        """The step after `done` passes: 0 while frames wait, None when they are done."""
+        step = max(0, done - delay)
         return step if step < len(self.timesteps) else None
 
-    def scaled(self, z_1CFHW: torch.Tensor, done: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The latents as the denoiser wants them, and the timestep of every frame [F]: the first of
-        what waits, and 0 of what is done."""
-        timestep_F = torch.zeros_like(self.timesteps[:1]).repeat(self._num_frames)
+    def timesteps_of(self, frames: Iterable[int], done: int) -> torch.Tensor:
+        """Of frames of the timeline: the first for those that wait, and 0 for those done [F]."""
+        over = torch.zeros_like(self.timesteps[0])
+        steps = [self._step_at(self._delays[frame], done) for frame in frames]
+        return torch.stack([over if step is None else self.timesteps[step] for step in steps])
+
+    def scaled(self, z_1CFHW: torch.Tensor, done: int) -> torch.Tensor:
+        """The clip's latents as the denoiser wants them."""
         scaled_1CFHW = z_1CFHW.clone()
         for group in self.groups:
-            step = self._step_of(group, done)
+            step = self._step_at(group.delay, done)
             if step is None:
                 continue
-            timestep, places = self.timesteps[step], list(group.places)
-            one_1CFHW = scale_input(group.scheduler, z_1CFHW[:, :, places], timestep)
+            places = list(group.places)
+            one_1CFHW = scale_input(group.scheduler, z_1CFHW[:, :, places], self.timesteps[step])
             if group.own:
-                timestep_F[places], scaled_1CFHW[:, :, places] = timestep, one_1CFHW
-        return scaled_1CFHW, timestep_F
+                scaled_1CFHW[:, :, places] = one_1CFHW
+        return scaled_1CFHW
 
     def stepped(
         self,
@@ -88,7 +92,7 @@ class Staggered:
         """
         stepped_1CFHW = z_1CFHW.clone()
         for group in self.groups:
-            step = self._step_of(group, done)
+            step = self._step_at(group.delay, done)
             if step is None or done < group.delay:
                 continue
             places = list(group.places)

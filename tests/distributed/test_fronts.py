@@ -25,8 +25,19 @@ from tests.distributed.harness import (
 from tests.distributed.test_chunked_methods import predict, reference_unet
 from tests.distributed.test_methods import WRONG_IS_BEYOND, noise_of, ours
 from tests.tiny import tiny_pipe
+from video_infinity.adapters import inspect_model, load_model
 from video_infinity.comm import Communicator, SingleCommunicator
+from video_infinity.config import ModelSpec, Request
+from video_infinity.engine import ClipRun
+from video_infinity.errors import PlanError
+from video_infinity.estimate import estimate
+from video_infinity.fronts import Fronts
 from video_infinity.methods import METHODS
+from video_infinity.plan import GLOBAL_RULES
+from video_infinity.planning import make_plan
+from video_infinity.preflight import prepare
+from video_infinity.progress import silent
+from video_infinity.timeline import PromptTimeline
 
 FRAMES, STEPS = 11, 3
 CASE = Case(
@@ -36,7 +47,7 @@ CASE = Case(
         "num_inference_steps": STEPS,
         "local_frames": 3,
         "global_frames": 5,
-        "front_frames": 3,
+        "front_frames": 5,
         "front_span": 16,
         "eta": 1.0,
         "global_rule": "rotating",
@@ -55,9 +66,12 @@ def pipe() -> Any:
 
 
 @torch.inference_mode()
-def by_hand(pipe: Any, noise_FCHW: torch.Tensor, delays: list[int]) -> torch.Tensor:
+def by_hand(
+    pipe: Any, noise_FCHW: torch.Tensor, delays: list[int], reach: int = FRAMES
+) -> torch.Tensor:
     """Frame by frame, each with a scheduler of its own: noise until it is its turn, then diffusers'
-    steps, then clean at timestep 0."""
+    steps, then clean at timestep 0. A pass is a video of the frames that are within `reach` of one
+    that takes a step."""
     schedulers, unet = [copy.deepcopy(pipe.scheduler) for _ in delays], reference_unet(pipe.unet)
     for scheduler in schedulers:
         scheduler.set_timesteps(STEPS)
@@ -70,13 +84,15 @@ def by_hand(pipe: Any, noise_FCHW: torch.Tensor, delays: list[int]) -> torch.Ten
             step = done - delay
             over = torch.tensor(0)
             times.append(over if step >= STEPS else timesteps[max(0, step)])
-        z = torch.cat(frames, 2)
-        predicted = predict(unet, z.repeat(2, 1, 1, 1, 1), torch.stack(times), states)
+        active = [i for i, delay in enumerate(delays) if 0 <= done - delay < STEPS]
+        here = [i for i in range(len(delays)) if any(abs(i - j) <= reach for j in active)]
+        z = torch.cat([frames[i] for i in here], 2)
+        own_times = torch.stack([times[i] for i in here])
+        predicted = predict(unet, z.repeat(2, 1, 1, 1, 1), own_times, states)
         guided = predicted[:1] + 3.0 * (predicted[1:] - predicted[:1])
-        for place, (delay, scheduler) in enumerate(zip(delays, schedulers, strict=True)):
-            if 0 <= done - delay < STEPS:
-                own = guided[:, :, place : place + 1]
-                frames[place] = scheduler.step(own, times[place], frames[place]).prev_sample
+        for i in active:
+            own = guided[:, :, here.index(i)].unsqueeze(2)
+            frames[i] = schedulers[i].step(own, times[i], frames[i]).prev_sample
     return torch.cat(frames, 2)[0]
 
 
@@ -90,10 +106,25 @@ def test_fronts_are_those_of_a_loop_by_hand(
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
     more = {"num_inference_steps": STEPS, "local_frames": FRAMES, "global_frames": 0}
     made = ours(pipe, noise, tmp_path, size, **more, front_frames=2, front_span=8)
-    expected = by_hand(pipe, noise, [1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1])
+    expected = by_hand(pipe, noise, [0, 0, 1, 1, 2, 0, 0, 1, 1, 2, 2])
     assert relative_difference(made, expected) < TOLERANCE
-    one_leads = by_hand(pipe, noise, [abs(frame - 5) // 2 for frame in range(FRAMES)])
-    assert relative_difference(made, one_leads) > WRONG_IS_BEYOND
+    one_front = by_hand(pipe, noise, [frame // 2 for frame in range(FRAMES)])
+    assert relative_difference(made, one_front) > WRONG_IS_BEYOND
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("span", [8, 16])
+def test_a_pass_is_about_the_frames_near_a_front(
+    span: int, size: int, pipe: Any, tmp_path: Path
+) -> None:
+    """All frames of a pass are global ones, so that each sees all others, as in diffusers' own."""
+    noise = noise_of(FRAMES)
+    more = {"num_inference_steps": STEPS, "local_frames": 1, "global_frames": FRAMES}
+    made = ours(pipe, noise, tmp_path, size, **more, front_frames=1, front_span=span)
+    delays = [*range(5), *range(6)] if span == 8 else [*range(FRAMES)]
+    assert relative_difference(made, by_hand(pipe, noise, delays, reach=1)) < TOLERANCE
+    for wrong in (0, 2, FRAMES):
+        assert relative_difference(made, by_hand(pipe, noise, delays, wrong)) > WRONG_IS_BEYOND
 
 
 def test_what_a_scheduler_remembers_shows(pipe: Any, tmp_path: Path) -> None:
@@ -159,7 +190,38 @@ def test_a_frame_waits_as_noise_and_is_left_alone_when_it_is_done() -> None:
     method = METHODS["clip-parallel"]
     states = [job.noise_1CFHW, *(z.clone() for z in method.denoise(job))]
     assert len(states) - 1 == method.num_steps(job.how, 37, STEPS) == STEPS + 2
-    for frame, delay in {0: 2, 2: 1, 6: 0, 12: 2, 18: 0, 21: 1, 36: 2}.items():
+    for frame, delay in {0: 0, 5: 1, 11: 2, 12: 0, 23: 2, 24: 0, 36: 2}.items():
         own = [z[:, :, frame] for z in states]
         changes = [not torch.equal(a, b) for a, b in itertools.pairwise(own)]
         assert changes == [delay <= step < delay + STEPS for step in range(STEPS + 2)]
+
+
+@pytest.mark.parametrize("parallel", ["clip=3", "cfg=2,clip=2"])
+@pytest.mark.parametrize("rule", GLOBAL_RULES)
+def test_plan_says_what_a_rank_receives_in_the_widest_pass(
+    rule: str, parallel: str, tiny_model: Path
+) -> None:
+    spec = ModelSpec(model=str(tiny_model), device="cpu")
+    options = {**CASE.options, "parallel": parallel, "guidance_scale": 3.0, "global_rule": rule}
+    options |= {"local_frames": 2, "eta": 0.0, "model": spec.model, "device": "cpu"}
+    facts, size = inspect_model(spec), 3 if parallel == "clip=3" else 4
+    request = prepare(Request.from_options(PromptTimeline.single("a b"), options), facts, size)
+    predicted = estimate(request, facts, size)
+    sizes = Fronts(5, 16).sizes(37, STEPS, 2)
+    assert predicted["steps"] == len(sizes) == STEPS + 2
+    assert sizes[0] == 5 + 2 + 2 * (5 + 4) and len(set(sizes)) > 2
+
+    def measure(comm: Communicator, adapter: Any) -> list[int]:
+        run = ClipRun(request, adapter, comm, make_plan(request, facts, size), silent)
+        run.denoise()
+        return run.measures.bytes_per_step
+
+    measured = on_threads(size, lambda rank: load_model(spec, reads_text=rank == 0), measure)
+    widest = sizes.index(max(sizes))
+    assert predicted["bytes_received_per_step"] == [steps[widest] for steps in measured]
+    assert all(len(set(steps)) > 1 for steps in measured)
+
+
+def test_too_many_ranks_for_a_pass_are_told() -> None:
+    with pytest.raises(PlanError, match="passes of 2 latent frames, too few for 4 ranks"):
+        latents_on_ranks(CASE, 4, local_frames=1, front_frames=1, front_span=99)

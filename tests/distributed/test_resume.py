@@ -67,13 +67,13 @@ CASES: dict[str, tuple[ModuleType, Any]] = {
     ),
     "fronts": (
         harness,
-        harness.Case(options={**SHORT, "eta": 1.0, "front_frames": 2, "front_span": 16}),
+        harness.Case(options={**SHORT, "eta": 1.0, "front_frames": 4, "front_span": 16}),
     ),
     "fronts, UniPC": (
         harness,
         harness.Case(
             scheduler="UniPCMultistepScheduler",
-            options={**SHORT, "front_frames": 2, "front_span": 16},
+            options={**SHORT, "front_frames": 4, "front_span": 16},
         ),
     ),
     "no state at all": (harness, harness.Case(options=SHORT)),

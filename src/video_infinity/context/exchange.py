@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from video_infinity.comm import Communicator, Message, Pending
-from video_infinity.plan import Clip, Plan, Transfer
+from video_infinity.plan import Clip, Plan, Span, Transfer, frames_of
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -178,17 +178,18 @@ def widen(own: torch.Tensor, nth: int, around: Neighbourhood, dim: int) -> torch
 
 
 def fetch(
-    comm: Communicator, plan: Plan, spans: Sequence[Clip | None], own: torch.Tensor, dim: int
+    comm: Communicator, plan: Plan, spans: Sequence[Span | None], own: torch.Tensor, dim: int
 ) -> torch.Tensor | None:
     """The frames of this rank's span, from whichever ranks hold them. All ranks call alike.
 
     own  this rank's clip, with frames along `dim`
-    Returns None if the span is None.
+    Returns None if the span is None, or has no frames.
     """
     clip, span = plan.clips[comm.rank], spans[comm.rank]
     around = FrameExchange(comm, clip, plan.transfers(spans), (own,), dim).wait()
-    if span is None:
+    if not span:
         return None
-    first, stop = max(span.start, clip.start), min(span.stop, clip.stop)
-    kept = own.narrow(dim, max(0, first - clip.start) if first < stop else 0, max(0, stop - first))
+    runs = _runs(tuple(frame for frame in frames_of(span) if frame in clip))
+    parts = [own.narrow(dim, run.start - clip.start, len(run)) for run in runs]
+    kept = parts[0] if len(parts) == 1 else torch.cat([own.narrow(dim, 0, 0), *parts], dim)
     return widen(kept, 0, around, dim)

@@ -3,9 +3,13 @@
 What a scene leaves open, such as its speed, is settled in the first steps, and by each
 neighbourhood for itself when all frames take them together; where two disagree, the motion breaks.
 Here every frame has a step of its own: it waits as noise until a front reaches it (`fronts.py`),
-and is then denoised beside frames that are further on. All clips still go through every pass
-together, each with its ranks' exchange, so that the work is shared out as before; only the number
-of passes grows, by as many steps as the last frame waits. A bias is that of the noisiest frame.
+and is then denoised beside frames that are further on.
+
+A pass is about the frames that take a step, with their local scopes. They are the timeline of that
+pass, and are shared out evenly among the ranks, whoever keeps them. What lies between two such
+parts is left out, and the frames on its sides are neighbours there: none of them takes a step. So
+a long wait costs passes of few frames, and the work is linear in the length. The bias is that of
+the noisiest frame of a pass; the global context is chosen among its frames.
 
 That frames at different noise levels help each other is from Kim et al., FIFO-Diffusion (2024),
 whose queue is one such front, of one frame a step; Ruhe et al., Rolling Diffusion Models (2024),
@@ -20,17 +24,24 @@ Legend: C channels, F frames, H height, W width, T frames of the whole timeline
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from video_infinity.config import MethodSpec, chosen
+from video_infinity.context.exchange import fetch
 from video_infinity.context.install import Layers, installed
 from video_infinity.context.layers import ClipContext
 from video_infinity.fronts import Fronts
 from video_infinity.methods.base import DenoiseJob
 from video_infinity.methods.loop import predict_guided, unit_scale
+from video_infinity.methods.shared_windows import FRAME_DIM
+from video_infinity.peers import CUTS
+from video_infinity.plan import Clip, Plan, split_timeline
 from video_infinity.staggered import Staggered
 
 
@@ -52,8 +63,59 @@ def staggered_scheduler(job: DenoiseJob) -> Any:
     fronts = fronts_of(job.how)
     if fronts is None:
         return job.scheduler
-    delay_T = fronts.delays(job.num_frames)
-    return Staggered(job.scheduler, delay_T[job.clip.start : job.clip.stop], delay_T)
+    return Staggered(job.scheduler, fronts.delays(job.num_frames), job.clip.frames)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How a pass about some frames of a video is shared out.
+
+    plan    of these frames, numbered anew, in even clips
+    wanted  per rank, the frames of its clip there, by their numbers in the video
+    kept    per rank, the frames of its clip of the video, by their new numbers; None without any
+    """
+
+    plan: Plan
+    wanted: tuple[tuple[int, ...], ...]
+    kept: tuple[Clip | None, ...]
+
+    @classmethod
+    def about(cls, plan: Plan, frames: tuple[int, ...]) -> Pass:
+        """A pass about rising frames of the video that a plan shares out."""
+        here = plan
+        if len(frames) < plan.num_latent_frames:
+            here = replace(plan, clips=split_timeline(len(frames), plan.num_ranks))
+        bounds = [[bisect_left(frames, end) for end in (c.start, c.stop)] for c in plan.clips]
+        return cls(
+            here,
+            tuple(frames[clip.start : clip.stop] for clip in here.clips),
+            tuple(Clip(first, stop) if first < stop else None for first, stop in bounds),
+        )
+
+    def frames_received(self, plan: Plan, rank: int) -> int:
+        """Latent frames that come to a rank before it, and predictions that come back."""
+        transfers = (*plan.transfers(self.wanted), *self.plan.transfers(self.kept))
+        return sum(len(t.frames) for t in transfers if t.target == rank)
+
+
+def widest_pass(how: MethodSpec, plan: Plan, num_inference_steps: int) -> Pass:
+    """The first of those about most frames."""
+    every = passes(how, plan, num_inference_steps)
+    return max(every, key=lambda here: here.plan.num_latent_frames)
+
+
+def passes(how: MethodSpec, plan: Plan, num_inference_steps: int) -> Iterator[Pass]:
+    """What the passes of a denoise are about, step by step, if it moves on in fronts.
+
+    An ablation, whose clips must stay what they are, has all frames in every pass.
+    """
+    fronts, total = fronts_of(how), plan.num_latent_frames
+    assert fronts is not None, "a method without fronts"
+    whole = bool(set(CUTS).intersection(how.parts_left_out))
+    for done in range(steps_in_fronts(how, total, num_inference_steps)):
+        parts = fronts.parts(total, done, num_inference_steps, plan.local_frames)
+        here = itertools.chain(*parts)
+        yield Pass.about(plan.at_step(done), tuple(range(total) if whole else here))
 
 
 @torch.inference_mode()
@@ -65,16 +127,16 @@ def denoise_in_fronts(
     The job's scheduler is that of `staggered_scheduler`.
     """
     scheduler: Staggered = job.scheduler
-    times, longest = scheduler.timesteps, scheduler.groups[-1].delay
     z_1CFHW = job.begun_1CFHW
     if z_1CFHW is None:
         z_1CFHW = unit_scale(job, job.noise_1CFHW)
+    every = enumerate(passes(job.how, job.plan, job.num_inference_steps))
     with installed(job.adapter.sites(), context, layers, per_frame_times=True):
-        for done in range(job.first_step, len(times) + longest):
-            scaled_1CFHW, timestep_F = scheduler.scaled(z_1CFHW, done)
-            noisiest = float(times[max(0, done - longest)])
-            with context.at(noisiest, done):
-                predicted_1CFHW = predict_guided(job, context, scaled_1CFHW, timestep_F, job.texts)
+        for done, here in itertools.islice(every, job.first_step, None):
+            context.hold(here.plan)
+            timestep_K = scheduler.timesteps_of(itertools.chain(*here.wanted), done)
+            with context.at(float(timestep_K.max()), done):
+                predicted_1CFHW = _predict(job, context, here, scheduler, z_1CFHW, done)
             z_1CFHW = scheduler.stepped(
                 predicted_1CFHW,
                 z_1CFHW,
@@ -84,3 +146,29 @@ def denoise_in_fronts(
                 eta=job.eta,
             )
             yield z_1CFHW
+
+
+def _predict(
+    job: DenoiseJob,
+    context: ClipContext,
+    here: Pass,
+    scheduler: Staggered,
+    z_1CFHW: torch.Tensor,
+    done: int,
+) -> torch.Tensor:
+    """Guided predictions of this rank's clip, from the pass after `done` steps; 0 for frames that
+    it is not about."""
+    rank, scaled_1CFHW = job.comm.rank, scheduler.scaled(z_1CFHW, done)
+    own_1CFHW = fetch(job.comm, job.plan, here.wanted, scaled_1CFHW, FRAME_DIM)
+    assert own_1CFHW is not None, "a clip without frames"
+    frames = here.wanted[rank]
+    timestep_F = scheduler.timesteps_of(frames, done)
+    predicted_1CFHW = predict_guided(job, context, own_1CFHW, timestep_F, job.texts_of(frames))
+    back_1CFHW = fetch(job.comm, here.plan, here.kept, predicted_1CFHW.to(z_1CFHW), FRAME_DIM)
+    whole_1CFHW = torch.zeros_like(z_1CFHW)
+    if back_1CFHW is not None:
+        places = [
+            frame - job.clip.start for own in here.wanted for frame in own if frame in job.clip
+        ]
+        whole_1CFHW[:, :, places] = back_1CFHW
+    return whole_1CFHW
