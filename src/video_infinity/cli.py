@@ -56,7 +56,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "front_frames": ("N", "Latent frames that a front reaches in a step; 0: all begin together."),
     "front_span": (
         "N",
-        "Latent frames of a stretch, at most; fronts leave its middle (192).",
+        "Latent frames, at most, that one front moves through (192).",
     ),
     "without": ("PARTS", "Ablation: leave out conv, norm, attention, local, global or bias."),
     "device": ("NAME", "auto, cpu or cuda."),

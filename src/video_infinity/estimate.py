@@ -249,7 +249,7 @@ def describe_plan(predicted: dict[str, Any]) -> str:
         )
     if predicted["front_frames"]:
         lines.append(
-            f"fronts from the middle of every {predicted['front_span']} latent frames at most, "
+            f"fronts through stretches of at most {predicted['front_span']} latent frames, "
             f"{predicted['front_frames']} a step"
         )
     if predicted["without"]:

@@ -124,7 +124,7 @@ class MethodSpec:
     window_frames  what the model sees at once: a clip, a window, a chunk
     stride_frames  from one window to the next
     front_frames   frames that a front reaches in a step of clip-parallel; 0: all begin together
-    front_span     of a stretch of the timeline, from whose middle fronts move out, at most
+    front_span     of a stretch of the timeline that one front moves through, at most
     without        parts of clip-parallel that an ablation leaves out, such as "conv,norm"
     """
 
