@@ -84,9 +84,8 @@ def _together(columns: Sequence[Column]) -> tuple[Column, ...]:
     return tuple(replace(c, options=(*c.options, *TOGETHER)) for c in columns)
 
 
-ALL_TOGETHER = Column("all together", "clip-parallel", TOGETHER, ("demo",))
-"""Ours without the fronts that `demo` has in its defaults. On `demo-wan`, whose scheduler has a
-memory, there are none."""
+ALL_TOGETHER = Column("all together", "clip-parallel", TOGETHER)
+"""Ours without the fronts that both models have in their defaults."""
 STUDIES = (
     Study(
         "methods",
@@ -115,11 +114,13 @@ STUDIES = (
     Study(
         "parts-wan",
         "Without one part",
-        _ours(
-            whole="",
-            without_attention="--without attention",
-            without_local="--without local",
-            without_global="--without global",
+        _together(
+            _ours(
+                whole="",
+                without_attention="--without attention",
+                without_local="--without local",
+                without_global="--without global",
+            )
         ),
         MappingProxyType({192: 5}),
         models=("demo-wan",),
@@ -141,13 +142,25 @@ STUDIES = (
     ),
     Study(
         "fronts",
-        "Frames that a front reaches in a step, and the span of two",
+        "Frames that a front reaches in a step, and those that it moves through at most",
         (
             ALL_TOGETHER,
-            *_pairs("--front-frames", "--front-span", "16:192 8:48 8:96 8:192 4:192"),
+            Column("4:1024", "clip-parallel"),
+            *_pairs("--front-frames", "--front-span", "16:1024 8:1024 2:1024 4:96 4:48"),
         ),
         MappingProxyType({192: 5}),
         models=("demo",),
+    ),
+    Study(
+        "fronts-wan",
+        "Latent frames that a front reaches in a step, and those that it moves through at most",
+        (
+            ALL_TOGETHER,
+            Column("1:256", "clip-parallel"),
+            *_pairs("--front-frames", "--front-span", "2:256 1:25 1:13"),
+        ),
+        MappingProxyType({192: 5}),
+        models=("demo-wan",),
     ),
     Study(
         "scopes",
@@ -159,7 +172,7 @@ STUDIES = (
     Study(
         "scopes-wan",
         "Sizes of the local scope and of the global context",
-        _scopes("4:0 4:4 6:0 6:4 8:0 8:4 12:0 12:4"),
+        _together(_scopes("4:0 4:4 6:0 6:4 8:0 8:4 12:0 12:4")),
         MappingProxyType({192: 5}),
         models=("demo-wan",),
     ),

@@ -31,6 +31,8 @@ DEFAULTS = {
     "knows_frames": True,
     "local_frames": 8,
     "global_frames": 4,
+    "front_frames": 1,
+    "front_span": 256,
 }
 
 
