@@ -48,7 +48,7 @@ SETTINGS = {
 def measure(adapter: Any, num_frames: int, repeats: int) -> dict[str, float]:
     """Median milliseconds of a frame and step, for every setting."""
     timeline = PromptTimeline.single("a red seven moving left on a navy background")
-    options = {"num_frames": num_frames, "num_inference_steps": 1}
+    options = {"num_frames": num_frames, "num_inference_steps": 1, "front_frames": 0}
     request = prepare(Request.from_options(timeline, options), adapter.facts, 1)
     run = ClipRun(
         request, adapter, SingleCommunicator(), make_plan(request, adapter.facts, 1), silent

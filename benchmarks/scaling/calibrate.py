@@ -121,7 +121,7 @@ def clocked_steps(comm: Communicator, num_frames: int, repeats: int) -> list[dic
     """One step of independent clips at a time: when it came to each exchange, and its end."""
     adapter = load_model(ModelSpec(device="cpu"))
     timeline = PromptTimeline.single("a red seven moving left on a navy background")
-    options = {"num_frames": num_frames, "num_inference_steps": 1}
+    options = {"num_frames": num_frames, "num_inference_steps": 1, "front_frames": 0}
     request = prepare(Request.from_options(timeline, options), adapter.facts, comm.size)
     found = []
     for repeat in range(repeats + 1):
