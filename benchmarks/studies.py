@@ -145,8 +145,8 @@ STUDIES = (
         "Frames that a front reaches in a step, and those that it moves through at most",
         (
             ALL_TOGETHER,
-            Column("4:1024", "clip-parallel"),
-            *_pairs("--front-frames", "--front-span", "16:1024 8:1024 2:1024 4:96 4:48"),
+            Column("2:1024", "clip-parallel"),
+            *_pairs("--front-frames", "--front-span", "8:1024 4:1024 1:1024 2:96 2:48"),
         ),
         MappingProxyType({192: 5}),
         models=("demo",),

@@ -29,7 +29,7 @@ SCOPES = {  # of long videos; what was measured is in docs/lab-notes.md
     "local_bias": 0.0,
     "global_bias": 0.0,
     "bias_switch": 800.0,
-    "front_frames": 4,
+    "front_frames": 2,
     "front_span": 1024,
 }
 DEFAULTS = {

@@ -25,7 +25,7 @@ DEFAULTS = {
     "width": world.SIZE,
     "fixed_size": True,
     "fps": world.FPS,
-    "num_inference_steps": 20,
+    "num_inference_steps": 10,
     "guidance_scale": 3.0,
     "trained_frames": TRAINED_FRAMES,
     "knows_frames": True,
