@@ -157,7 +157,8 @@ def _longest(
 ) -> int | None:
     """Pixel frames of the longest video for which the ranks of this machine have memory.
 
-    Memory is taken to grow everywhere as between the two long clips.
+    Memory is taken to grow everywhere as between the two long clips; a video in fronts, whose
+    passes are about fewer frames, can be longer.
     None if that is not known: a GPU that is planned for need not be here, and a method's memory
     may grow otherwise, or hardly.
     """

@@ -6,7 +6,7 @@ Legend: C channels, F frames of a clip, H height, W width
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,30 +46,35 @@ class Staggered:
         self.timesteps: torch.Tensor = scheduler.timesteps
         self.init_noise_sigma = initial_sigma(scheduler)
         self._delays = delays
+        self._own_delays = [delays[frame] for frame in clip]
+        self._waiting = copy.deepcopy(scheduler)
         self.groups = []
         for delay in sorted(set(delays)):
             places = tuple(i for i, frame in enumerate(clip) if delays[frame] == delay)
             group = Group(delay, copy.deepcopy(scheduler), places or (0,), bool(places))
             self.groups.append(group)
 
-    def _step_at(self, delay: int, done: int) -> int | None:
-        """The step after `done` passes: 0 while frames wait, None when they are done."""
-        step = max(0, done - delay)
-        return step if step < len(self.timesteps) else None
-
     def timesteps_of(self, frames: Iterable[int], done: int) -> torch.Tensor:
         """Of frames of the timeline: the first for those that wait, and 0 for those done [F]."""
-        over = torch.zeros_like(self.timesteps[0])
-        steps = [self._step_at(self._delays[frame], done) for frame in frames]
-        return torch.stack([over if step is None else self.timesteps[step] for step in steps])
+        times = [*self.timesteps, torch.zeros_like(self.timesteps[0])]
+        steps = [max(0, done - self._delays[frame]) for frame in frames]
+        return torch.stack([times[min(step, len(times) - 1)] for step in steps])
+
+    def _stepping(self, done: int) -> Iterator[tuple[int, Group]]:
+        """The groups that take a step after `done` passes, each with that step."""
+        for group in self.groups:
+            if 0 <= (step := done - group.delay) < len(self.timesteps):
+                yield step, group
 
     def scaled(self, z_1CFHW: torch.Tensor, done: int) -> torch.Tensor:
         """The clip's latents as the denoiser wants them."""
         scaled_1CFHW = z_1CFHW.clone()
-        for group in self.groups:
-            step = self._step_at(group.delay, done)
-            if step is None:
-                continue
+        waiting = [place for place, delay in enumerate(self._own_delays) if delay > done]
+        if waiting:
+            scaled_1CFHW[:, :, waiting] = scale_input(
+                self._waiting, z_1CFHW[:, :, waiting], self.timesteps[0]
+            )
+        for step, group in self._stepping(done):
             places = list(group.places)
             one_1CFHW = scale_input(group.scheduler, z_1CFHW[:, :, places], self.timesteps[step])
             if group.own:
@@ -91,10 +96,7 @@ class Staggered:
         first_frame  of the clip
         """
         stepped_1CFHW = z_1CFHW.clone()
-        for group in self.groups:
-            step = self._step_at(group.delay, done)
-            if step is None or done < group.delay:
-                continue
+        for step, group in self._stepping(done):
             places = list(group.places)
             one_1CFHW = scheduler_step(
                 group.scheduler,
