@@ -19,7 +19,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from video_infinity_evaluation.errors import EvaluationError
-from video_infinity_evaluation.report import Job, Made, append_line, generate, weights_of
+from video_infinity_evaluation.report import (
+    Job,
+    Made,
+    append_line,
+    defaults_of,
+    generate,
+    weights_of,
+)
 
 TIMES = "times.jsonl"
 Times = Mapping[Job, Sequence[Made]]
@@ -39,7 +46,7 @@ def timed(jobs: Sequence[Job]) -> list[Job]:
 
 
 def read_times(folder: Path) -> dict[Job, list[Made]]:
-    """What was timed of today's weights, by jobs."""
+    """What was timed of today's weights and defaults, by jobs."""
     found: dict[Job, list[Made]] = {}
     file = folder / TIMES
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
@@ -48,12 +55,16 @@ def read_times(folder: Path) -> dict[Job, list[Made]]:
         except ValueError:
             continue  # the last one of a run that was cut off
         job = Job(**{**row["job"], "options": tuple(row["job"]["options"])})
-        if row["made"]["weights"] == weights_of(job.model):
+        if (row["made"]["weights"], row["defaults"]) == _today(job):
             made = row["made"]
             for name in ("borders", "peak_memory_bytes"):
                 made[name] = tuple(made[name])
             found.setdefault(job, []).append(Made(**made))
     return found
+
+
+def _today(job: Job) -> tuple[str, str]:
+    return weights_of(job.model), defaults_of(job.model)
 
 
 def take_times(
@@ -90,5 +101,6 @@ def _time(
         except EvaluationError as error:
             say(f"failed: {error}")
             return
-    append_line(folder / TIMES, json.dumps({"job": asdict(job), "made": asdict(made)}))
+    told = {"job": asdict(job), "made": asdict(made), "defaults": defaults_of(job.model)}
+    append_line(folder / TIMES, json.dumps(told))
     say(f"timed: {job.method}, {job.num_frames} frames, {' '.join(job.options)}")

@@ -31,7 +31,20 @@ def weights_digests(model: str) -> dict[str, str]:
     Raises ModelError for a model that is not there.
     """
     files = model_fingerprint(ModelSpec(model))
-    return {name: digest for name, digest in files.items() if name.endswith(".safetensors")}
+    return {name: digest for name, digest in files.items() if _holds_weights(name)}
+
+
+def defaults_digests(model: str) -> dict[str, str]:
+    """Digests of a model's other files, by name: its defaults, schedulers and vocabularies.
+
+    Raises ModelError for a model that is not there.
+    """
+    files = model_fingerprint(ModelSpec(model))
+    return {name: digest for name, digest in files.items() if not _holds_weights(name)}
+
+
+def _holds_weights(name: str) -> bool:
+    return name.endswith(".safetensors")
 
 
 def run_dir_of(request: Request) -> RunDir:

@@ -6,7 +6,8 @@ FOLDER/videos/KEY.mp4    a video, whole or absent
 FOLDER/videos/KEY.made   what its maker said of it
 FOLDER/rows.jsonl        a line for each job, with its measures; written last
 
-What was made by other weights than those that a model has today is made again.
+What was made by other weights than those that a model has today is made again, and so is a video by
+other defaults that has no row yet.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 from video_infinity.destination import atomic_write_bytes
 from video_infinity.errors import ModelError
 from video_infinity.launch import local_environment
-from video_infinity.recovery import weights_digests
+from video_infinity.recovery import defaults_digests, weights_digests
 from video_infinity_evaluation.errors import EvaluationError
 from video_infinity_evaluation.measuring import score
 from video_infinity_evaluation.passing import Backends, load_backends
@@ -114,8 +115,20 @@ def weights_of(model: str) -> str:
 
     Raises ModelError for a model that is not there.
     """
-    told = json.dumps(weights_digests(model), sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    return _digest(weights_digests(model))
+
+
+@cache
+def defaults_of(model: str) -> str:
+    """A digest of all else that a model has today.
+
+    Raises ModelError for a model that is not there.
+    """
+    return _digest(defaults_digests(model))
+
+
+def _digest(told: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def make_together(jobs: Sequence[Job], folder: Path) -> None:
@@ -205,10 +218,13 @@ def video_file(folder: Path, job: Job) -> Path:
 
 
 def is_made(folder: Path, job: Job) -> bool:
-    """Whether there is a video by today's weights, and what its maker said of it."""
+    """Whether there is a video by today's weights and defaults, and what its maker said of it."""
     path = video_file(folder, job)
     told = path.with_suffix(".made")
-    return path.exists() and told.exists() and _is_current(job, json.loads(told.read_text()))
+    if not path.exists() or not told.exists():
+        return False
+    made = json.loads(told.read_text())
+    return _is_current(job, made) and made.get("defaults") == _defaults(made["weights"], job)
 
 
 def _is_current(job: Job, made: Mapping[str, Any]) -> bool:
@@ -223,10 +239,16 @@ def _is_current(job: Job, made: Mapping[str, Any]) -> bool:
         return False
 
 
+def _defaults(weights: str, job: Job) -> str:
+    """Today's, where weights were used at all."""
+    return defaults_of(job.model) if weights else ""
+
+
 def keep_made(folder: Path, job: Job, made: Made) -> None:
     """Put what a maker said beside its video."""
     file = video_file(folder, job).with_suffix(".made")
-    atomic_write_bytes(file, json.dumps(asdict(made)).encode())
+    told = {**asdict(made), "defaults": _defaults(made.weights, job)}
+    atomic_write_bytes(file, json.dumps(told).encode())
 
 
 def _make_row(job: Job, folder: Path, make: Maker, backends: Backends) -> Row:
@@ -234,6 +256,7 @@ def _make_row(job: Job, folder: Path, make: Maker, backends: Backends) -> Row:
     if not is_made(folder, job):
         keep_made(folder, job, make(job, path))
     made = json.loads(path.with_suffix(".made").read_text())
+    del made["defaults"]
     scores = score(path, job.prompt, borders=made["borders"], backends=backends)
     row = {
         "format": FORMAT,

@@ -27,8 +27,10 @@ from video_infinity_evaluation.report import (
     Made,
     Row,
     clip_borders,
+    defaults_of,
     generate,
     is_made,
+    keep_made,
     make_together,
     read_rows,
     run_jobs,
@@ -103,7 +105,11 @@ def test_what_other_weights_made_is_made_again(tmp_path: Path, backends: Backend
         defaults.read_text().replace('"guidance_scale": 3.0', '"guidance_scale": 2')
     )
     weights_of.cache_clear()
+    assert is_made(tmp_path, job)
+    defaults_of.cache_clear()
     assert read_rows(tmp_path) == {job: row}, "a row keeps its settings"
+    assert not is_made(tmp_path, job), "a video without a row would be another one today"
+    keep_made(tmp_path, job, by_today(job, video_file(tmp_path, job)))
     assert is_made(tmp_path, job)
     weights = next((tmp_path / "model" / "unet").glob("*.safetensors"))
     whole = bytearray(weights.read_bytes())
