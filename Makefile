@@ -80,8 +80,7 @@ bench-page: $(VENV)/.dev
 # the machine for themselves.
 report: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.quality --out benchmarks/results/quality --page docs/results.md
-	$(BIN)/python -m benchmarks.quality --studies methods --times --out benchmarks/results/quality
-	$(BIN)/python -m benchmarks.quality --only-page --out benchmarks/results/quality \
+	$(BIN)/python -m benchmarks.quality --times --out benchmarks/results/quality \
 	  --page docs/results.md
 
 # A few videos, to see that all of it works.

@@ -1,7 +1,7 @@
 """Every method, made and measured: `docs/results.md`, its plots and its contact sheets.
 
     python -m benchmarks.quality --studies methods longest --models demo
-    python -m benchmarks.quality --studies methods --times
+    python -m benchmarks.quality --times
     python -m benchmarks.quality --studies methods --page docs/results.md --only-page
 
 The column `real` is the world's own rendering of the same prompts: what the measures say where
@@ -186,7 +186,12 @@ def main() -> None:
     asked = chosen(arguments)
     if not asked:
         parser.error("none of these studies is done on these models; see benchmarks/studies.py")
-    todo = [job for _, _, jobs in asked for name, job in jobs if name in arguments.columns]
+    todo = [
+        job
+        for study, _, jobs in asked
+        for name, job in jobs
+        if name in arguments.columns and (study.timed or not arguments.times)
+    ]
     if arguments.times:
         take_times([job for job in todo if job.method != REAL], arguments.out, end)
     elif not arguments.only_page:

@@ -224,7 +224,7 @@ def page(all_shown: Sequence[Shown], images: Path, command: str, machine: str) -
 
 
 _COSTS = (
-    "The first prompt's videos, made one after the other for this table, each by processes of its "
+    "The first prompt's videos, made one after the other by `--times`, each by processes of its "
     "own, and again in another order where they are short: medians of denoise, decode and writing; "
     "memory is that of the rank that took most, above the model. Power and frames that fit follow "
     "from the two longest lengths.\n"

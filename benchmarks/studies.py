@@ -46,6 +46,7 @@ class Study:
 
     prompts  by the number of frames; the first so many of one list
     models   those that it is done on
+    timed    whether its columns are timed as well
     """
 
     name: str
@@ -53,6 +54,7 @@ class Study:
     columns: tuple[Column, ...]
     prompts: Mapping[int, int]
     models: tuple[str, ...] = tuple(FRAMES_PER_LATENT)
+    timed: bool = False
 
 
 def _plain(names: Sequence[str]) -> tuple[Column, ...]:
@@ -92,6 +94,7 @@ STUDIES = (
         "Methods",
         (*_plain(METHODS[:1]), ALL_TOGETHER, *_plain((*METHODS[1:], REAL))),
         MappingProxyType({64: 20, 192: 5, 1024: 2}),
+        timed=True,
     ),
     Study("longest", "The longest videos", _plain((*LONGEST, REAL)), MappingProxyType({2304: 2})),
     Study(
@@ -184,6 +187,7 @@ SMALL = (
         _plain(("clip-parallel", "independent", REAL)),
         MappingProxyType({32: 2}),
         models=("demo",),
+        timed=True,
     ),
 )
 """A few videos, to see that all of it works."""

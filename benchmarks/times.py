@@ -1,6 +1,6 @@
 """How long every method takes and how much it holds: videos of one prompt, made again in turn.
 
-    python -m benchmarks.quality --studies methods --times --out DIR --page FILE
+    python -m benchmarks.quality --times --out DIR --page FILE
 
 Rows of quality come from many sittings, and of machines with other work beside them, so that their
 seconds are no comparison. Here every column makes one and the same video by processes of its own,

@@ -54,10 +54,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "window_frames": ("N", "Latent frames of a method's window, clip or chunk."),
     "stride_frames": ("N", "Latent frames from one window to the next."),
     "front_frames": ("N", "Latent frames that a front reaches in a step; 0: all begin together."),
-    "front_span": (
-        "N",
-        "Latent frames, at most, that one front moves through (192).",
-    ),
+    "front_span": ("N", "Latent frames, at most, that one front moves through (192)."),
     "without": ("PARTS", "Ablation: leave out conv, norm, attention, local, global or bias."),
     "device": ("NAME", "auto, cpu or cuda."),
     "dtype": ("NAME", "float32, bfloat16 or float16 (float32)."),

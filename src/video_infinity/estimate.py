@@ -2,9 +2,8 @@
 
 The bytes are the formula of the exchange and equal what a run measures (at its first step, if the
 global context rotates, or a method goes chunk by chunk, at its widest where it moves on in fronts;
-None is not known). The memory is what the
-tensors of one pass take at the widest point, from shapes alone, without a kernel's own; on a CPU
-with what the allocator keeps and the wire holds.
+None is not known). The memory is what the tensors of one pass take at the widest point, from shapes
+alone, without a kernel's own; on a CPU with what the allocator keeps and the wire holds.
 """
 
 from __future__ import annotations
@@ -79,7 +78,8 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
         "parallel": {"cfg": mesh.cfg, "clip": mesh.clip},
         "clips": [[clip.start, clip.stop] for clip in clips],
         "local_frames": plan.local_frames,
-        "global_context": list(plan.global_context),
+        "global_frames": len(plan.global_context),
+        "global_context": None if how.front_frames else list(plan.global_context),
         "global_rule": plan.scopes.global_rule,
         "bias": {
             "local": request.scopes.local_bias,
@@ -238,6 +238,7 @@ def bytes_received(
 def describe_plan(predicted: dict[str, Any]) -> str:
     """The same for people."""
     context = predicted["global_context"]
+    which = "of each pass" if context is None else ", ".join(map(str, context)) or "none"
     lines = [
         f"{predicted['num_frames']} frames, {predicted['num_latent_frames']} latent frames, "
         f"{predicted['ranks']} ranks, {predicted['method']}, model {predicted['model']}",
@@ -258,7 +259,7 @@ def describe_plan(predicted: dict[str, Any]) -> str:
     if predicted["bias"]["switch"] is not None:
         lines += [
             f"local scope {predicted['local_frames']} on each side; global context "
-            f"{len(context)}, {predicted['global_rule']}: {', '.join(map(str, context)) or 'none'}",
+            f"{predicted['global_frames']}, {predicted['global_rule']}: {which}",
             "bias local {local:g}, global {global:g}, switch {switch:g}".format(
                 **predicted["bias"]
             ),

@@ -44,6 +44,7 @@ Span = Clip | tuple[int, ...]
 
 
 def frames_of(span: Span) -> Sequence[int]:
+    """The frames, rising."""
     return span.frames if isinstance(span, Clip) else span
 
 

@@ -30,7 +30,7 @@ from video_infinity.comm import Communicator, SingleCommunicator
 from video_infinity.config import ModelSpec, Request
 from video_infinity.engine import ClipRun
 from video_infinity.errors import PlanError
-from video_infinity.estimate import estimate
+from video_infinity.estimate import describe_plan, estimate
 from video_infinity.fronts import Fronts
 from video_infinity.methods import METHODS
 from video_infinity.plan import GLOBAL_RULES
@@ -209,6 +209,8 @@ def test_plan_says_what_a_rank_receives_in_the_widest_pass(
     predicted = estimate(request, facts, size)
     sizes = Fronts(5, 16).sizes(37, STEPS, 2)
     assert predicted["steps"] == len(sizes) == STEPS + 2
+    assert predicted["global_frames"] == 5 and predicted["global_context"] is None
+    assert f"global context 5, {rule}: of each pass" in describe_plan(predicted)
     assert sizes[0] == 5 + 2 + 2 * (5 + 4) and len(set(sizes)) > 2
 
     def measure(comm: Communicator, adapter: Any) -> list[int]:

@@ -7,8 +7,9 @@ and is then denoised beside frames that are further on.
 
 A pass is about the frames that take a step, with their local scopes. They are the timeline of that
 pass, and are shared out evenly among the ranks, whoever keeps them. What lies between two such
-parts is left out, and the frames on its sides are neighbours there: none of them takes a step. So
-a long wait costs passes of few frames, and the work is linear in the length. The bias is that of
+parts is left out, and the frames on its sides are neighbours there: none of them takes a step, and
+at its two ends a pass is padded as a video is at its own. So a long wait costs passes of few
+frames, and the work is linear in the length. The bias is that of
 the noisiest frame of a pass; the global context is chosen among its frames.
 
 That frames at different noise levels help each other is from Kim et al., FIFO-Diffusion (2024),
@@ -98,24 +99,25 @@ class Pass:
         return sum(len(t.frames) for t in transfers if t.target == rank)
 
 
-def widest_pass(how: MethodSpec, plan: Plan, num_inference_steps: int) -> Pass:
-    """The first of those about most frames."""
-    every = passes(how, plan, num_inference_steps)
-    return max(every, key=lambda here: here.plan.num_latent_frames)
-
-
-def passes(how: MethodSpec, plan: Plan, num_inference_steps: int) -> Iterator[Pass]:
-    """What the passes of a denoise are about, step by step, if it moves on in fronts.
+def pass_at(how: MethodSpec, plan: Plan, num_inference_steps: int, done: int) -> Pass:
+    """What the pass after `done` steps is about, if a denoise moves on in fronts.
 
     An ablation, whose clips must stay what they are, has all frames in every pass.
     """
-    fronts, total = fronts_of(how), plan.num_latent_frames
+    fronts, frames = fronts_of(how), range(plan.num_latent_frames)
     assert fronts is not None, "a method without fronts"
-    whole = bool(set(CUTS).intersection(how.parts_left_out))
-    for done in range(steps_in_fronts(how, total, num_inference_steps)):
-        parts = fronts.parts(total, done, num_inference_steps, plan.local_frames)
-        here = itertools.chain(*parts)
-        yield Pass.about(plan.at_step(done), tuple(range(total) if whole else here))
+    if set(CUTS).intersection(how.parts_left_out):
+        return Pass.about(plan.at_step(done), tuple(frames))
+    parts = fronts.parts(len(frames), done, num_inference_steps, plan.local_frames)
+    return Pass.about(plan.at_step(done), tuple(itertools.chain(*parts)))
+
+
+def widest_pass(how: MethodSpec, plan: Plan, num_inference_steps: int) -> Pass:
+    """The first of those about most frames."""
+    fronts = fronts_of(how)
+    assert fronts is not None, "a method without fronts"
+    sizes = fronts.sizes(plan.num_latent_frames, num_inference_steps, plan.local_frames)
+    return pass_at(how, plan, num_inference_steps, sizes.index(max(sizes)))
 
 
 @torch.inference_mode()
@@ -130,9 +132,11 @@ def denoise_in_fronts(
     z_1CFHW = job.begun_1CFHW
     if z_1CFHW is None:
         z_1CFHW = unit_scale(job, job.noise_1CFHW)
-    every = enumerate(passes(job.how, job.plan, job.num_inference_steps))
+    steps = job.num_inference_steps
+    total = steps_in_fronts(job.how, job.num_frames, steps)
     with installed(job.adapter.sites(), context, layers, per_frame_times=True):
-        for done, here in itertools.islice(every, job.first_step, None):
+        for done in range(job.first_step, total):
+            here = pass_at(job.how, job.plan, steps, done)
             context.hold(here.plan)
             timestep_K = scheduler.timesteps_of(itertools.chain(*here.wanted), done)
             with context.at(float(timestep_K.max()), done):
