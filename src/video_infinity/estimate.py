@@ -39,6 +39,7 @@ LONG_CLIPS = {"long": 1024, "longer": 2048}
 """Latent frames of clips whose memory says how it grows."""
 
 Kind = tuple[int, int, int] | str
+IDLE: Kind = (0, 0, 0)
 
 
 def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
     passes = _passes(request, plan)
     loads = _workloads(request, plan, passes, batch, value_bytes)
     footprint = trace_model(request.model, facts, *size, list(loads.values()))
-    peaks = dict(zip(loads, footprint.peak_bytes, strict=True))
+    peaks = {IDLE: 0, **dict(zip(loads, footprint.peak_bytes, strict=True))}
     predicted_bytes = math.prod(facts.latent_shape_CHW(*size)) * own_branches * value_bytes
     weights_bytes = footprint.num_weights * value_bytes
     wire_bytes = held_bytes(num_ranks) if request.model.device == "cpu" else 0
@@ -89,7 +90,7 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
         "weights_bytes": weights_bytes,
         "text_encoder_bytes": footprint.num_text_weights * value_bytes,
         "expected_memory_bytes": [
-            peaks[_kind(*passes[mesh.clip_of(rank)])] + wire_bytes for rank in range(num_ranks)
+            wire_bytes + peaks[_kind(*passes[mesh.clip_of(rank)])] for rank in range(num_ranks)
         ],
         "longest_num_frames": _longest(request, facts, mesh, peaks, weights_bytes),
         "bytes_received_per_step": [
@@ -101,7 +102,8 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
 
 
 def _passes(request: Request, plan: Plan) -> list[tuple[Plan, int]]:
-    """Of every clip's rank, the plan of its widest pass, and its rank there."""
+    """Of every clip's rank, the plan of its widest pass, and its rank there: one that the plan has
+    not, if it sits that pass out."""
     how, ranks = request.how, range(plan.num_ranks)
     if how.front_frames:
         widest = widest_pass(how, plan, chosen(request.video.num_inference_steps))
@@ -126,6 +128,7 @@ def _workloads(
 ) -> dict[Kind, Workload]:
     """The passes whose memory is asked for: of every kind of clip, and of two long ones."""
     shapes: dict[Kind, tuple[Plan, int]] = {_kind(*one): one for one in passes}
+    shapes.pop(IDLE, None)
     if _grows_evenly(request):
         for name, frames in LONG_CLIPS.items():
             shapes[name] = Plan((Clip(0, frames),), plan.scopes), 0
@@ -141,7 +144,10 @@ def _grows_evenly(request: Request) -> bool:
 
 
 def _kind(plan: Plan, rank: int) -> Kind:
-    """What a rank's memory follows from: frames that it holds, receives and sends."""
+    """What a rank's memory follows from: frames that it holds, receives and sends; of one that sits
+    a pass out, nothing."""
+    if rank >= plan.num_ranks:
+        return IDLE
     transfers = [*plan.attention_transfers(), *plan.halo_transfers(CONV_HALO_FRAMES)]
     received = sum(len(t.frames) for t in transfers if t.target == rank)
     sent = sum(len(t.frames) for t in transfers if t.source == rank)
@@ -200,6 +206,8 @@ def _exchanged(
             widest = widest_pass(how, plan, chosen(request.video.num_inference_steps))
             received = latent_bytes * widest.frames_received(plan, place)
             plan = widest.plan
+            if place >= plan.num_ranks:
+                return received
         received += bytes_received(plan, footprint, place, own_branches, value_bytes)
         return received + (mesh.cfg - 1) * predicted_bytes * len(plan.clips[place])
     if how.method == "fifo":

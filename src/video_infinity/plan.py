@@ -152,10 +152,16 @@ class Plan:
         )
 
     def transfers(self, spans: Sequence[Span | None]) -> tuple[Transfer, ...]:
-        """What brings every rank the frames of its span, wherever they are; None: no frames."""
+        """What brings every rank the frames of its span, wherever they are; None: no frames.
+
+        Spans of ranks that have no clip may come after the others.
+        """
+        assert len(spans) >= self.num_ranks, "a span for every rank"
         wanted = [
-            {frame for frame in frames_of(span) if frame not in clip} if span else set()
-            for span, clip in zip(spans, self.clips, strict=True)
+            {frame for frame in frames_of(span) if clip is None or frame not in clip}
+            if span
+            else set()
+            for span, clip in itertools.zip_longest(spans, self.clips)
         ]
         return _deliver(self.clips, wanted)
 

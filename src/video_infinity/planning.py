@@ -7,7 +7,6 @@ from video_infinity.config import Request, chosen
 from video_infinity.errors import PlanError
 from video_infinity.mesh import mesh_of
 from video_infinity.methods import METHODS
-from video_infinity.methods.in_fronts import fronts_of
 from video_infinity.peers import CUTS
 from video_infinity.plan import Plan, Scopes, split_spans, split_timeline
 from video_infinity.windows import Windows, even_spans
@@ -31,19 +30,6 @@ def make_plan(request: Request, facts: ModelFacts, num_ranks: int) -> Plan:
                 "hold whole ones; use fewer ranks"
             )
         clips = split_spans(spans, num_clips)
-    fronts = None if cuts else fronts_of(request.how)
-    if fronts is not None:
-        steps, reach = (
-            chosen(request.video.num_inference_steps),
-            chosen(request.scopes.local_frames),
-        )
-        least = min(fronts.sizes(num_latent_frames, steps, reach))
-        if least < num_clips:
-            raise PlanError(
-                f"--front-frames {fronts.frames} has passes of {least} latent frames, too few for "
-                f"{num_clips} ranks: each needs one; use {least} ranks or fewer, a smaller "
-                "--front-span, or --front-frames 0"
-            )
     if METHODS[request.how.method].shares_chunks:
         chunk_frames = min(chosen(request.how.window_frames), num_latent_frames)
         if chunk_frames < num_clips:

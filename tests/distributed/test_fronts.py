@@ -29,10 +29,10 @@ from video_infinity.adapters import inspect_model, load_model
 from video_infinity.comm import Communicator, SingleCommunicator
 from video_infinity.config import ModelSpec, Request
 from video_infinity.engine import ClipRun
-from video_infinity.errors import PlanError
 from video_infinity.estimate import describe_plan, estimate
 from video_infinity.fronts import Fronts
 from video_infinity.methods import METHODS
+from video_infinity.methods.in_fronts import crew_size
 from video_infinity.plan import GLOBAL_RULES
 from video_infinity.planning import make_plan
 from video_infinity.preflight import prepare
@@ -196,7 +196,7 @@ def test_a_frame_waits_as_noise_and_is_left_alone_when_it_is_done() -> None:
         assert changes == [delay <= step < delay + STEPS for step in range(STEPS + 2)]
 
 
-@pytest.mark.parametrize("parallel", ["clip=3", "cfg=2,clip=2"])
+@pytest.mark.parametrize("parallel", ["clip=3", "cfg=2,clip=2", "clip=29"])
 @pytest.mark.parametrize("rule", GLOBAL_RULES)
 def test_plan_says_what_a_rank_receives_in_the_widest_pass(
     rule: str, parallel: str, tiny_model: Path
@@ -204,7 +204,7 @@ def test_plan_says_what_a_rank_receives_in_the_widest_pass(
     spec = ModelSpec(model=str(tiny_model), device="cpu")
     options = {**CASE.options, "parallel": parallel, "guidance_scale": 3.0, "global_rule": rule}
     options |= {"local_frames": 2, "eta": 0.0, "model": spec.model, "device": "cpu"}
-    facts, size = inspect_model(spec), 3 if parallel == "clip=3" else 4
+    facts, size = inspect_model(spec), 4 if "cfg" in parallel else int(parallel[len("clip=") :])
     request = prepare(Request.from_options(PromptTimeline.single("a b"), options), facts, size)
     predicted = estimate(request, facts, size)
     sizes = Fronts(5, 16).sizes(37, STEPS, 2)
@@ -224,6 +224,24 @@ def test_plan_says_what_a_rank_receives_in_the_widest_pass(
     assert all(len(set(steps)) > 1 for steps in measured)
 
 
-def test_too_many_ranks_for_a_pass_are_told() -> None:
-    with pytest.raises(PlanError, match="passes of 2 latent frames, too few for 4 ranks"):
-        latents_on_ranks(CASE, 4, local_frames=1, front_frames=1, front_span=99)
+NARROW: dict[str, Any] = {"local_frames": 1, "front_frames": 1, "front_span": 99}
+"""Passes of two to five frames."""
+
+
+@pytest.mark.parametrize("parallel", ["clip=4", "clip=7", "cfg=2,clip=5"])
+def test_ranks_that_sit_a_pass_out_do_not_show(parallel: str) -> None:
+    cfg, size = (2, 10) if parallel.startswith("cfg") else (1, int(parallel[-1]))
+
+    def denoise(comm: Communicator, adapter: Any) -> torch.Tensor:
+        return run_of(CASE, comm, adapter, parallel=parallel, **NARROW).denoise()[0]
+
+    clips = on_threads(size, lambda rank: load(CASE, rank), denoise)[::cfg]
+    one = latents_on_ranks(CASE, 1, **NARROW)
+    assert relative_difference(torch.cat(clips, 1), one) < TOLERANCE
+    assert relative_difference(alone(), one) > WRONG_IS_BEYOND
+
+
+def test_as_many_ranks_take_part_as_halving_leaves() -> None:
+    assert [crew_size(frames, 24) for frames in (100, 24, 23, 12, 11, 5, 2, 1)] == [
+        *(24, 24, 12, 12, 6, 3, 1, 1)
+    ]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.multiprocessing import spawn
 
 from tests.distributed.harness import (
     CASES,
@@ -21,8 +22,10 @@ from tests.distributed.harness import (
     relative_difference,
     run_case,
 )
+from tests.distributed.test_methods import WRONG_IS_BEYOND
 from tests.tiny import save_tiny_model
 from video_infinity.comm import Communicator, Message
+from video_infinity.comm.process import joined_world
 from video_infinity.comm.threads import run_ranks
 
 NAMES = ("dual scope", "stochastic multistep", "prompts over time")
@@ -83,6 +86,25 @@ def test_a_group_of_ranks_talks_among_itself_and_counts_for_all() -> None:
     ]
 
 
+def _in_nested_groups(rank: int, meeting: Path, results: Path) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "4"}
+    with joined_world(torch.device("cpu"), 60, meeting, shares_memory=False) as comm:
+        group = comm.subgroup([[0, 1, 3], [2]])
+        if rank != 2:
+            group = group.subgroup([[0, 2], [1]])
+        rows, pending = group.gather(torch.tensor([10 * rank]))
+        pending.wait()
+        comm.barrier()
+        (results / str(rank)).write_text(json.dumps(rows.flatten().tolist()))
+
+
+def test_processes_make_groups_of_groups_without_the_others(tmp_path: Path) -> None:
+    """Groups of any size; the rank that is in none of the inner ones makes none."""
+    spawn(_in_nested_groups, (tmp_path / "meeting", tmp_path), nprocs=4)
+    gathered = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(4)]
+    assert gathered == [[0, 30], [10], [20], [0, 30]]
+
+
 def test_processes_in_a_mesh_give_the_video_of_one_rank(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "model")
 
@@ -106,3 +128,7 @@ def test_processes_in_a_mesh_give_the_video_of_one_rank(tmp_path: Path) -> None:
     assert relative_difference(meshed, latents("one")) < TOLERANCE
     clips = json.loads((tmp_path / "mesh").read_text())["clips"]
     assert clips == [[0, 10], [0, 10], [10, 21], [10, 21]]
+    fronts = ("--front-frames", "1", "--front-span", "99", "--local-frames", "1")
+    four = latents("four in fronts", "--nproc-per-node", "4", *fronts)
+    assert relative_difference(four, latents("one in fronts", *fronts)) < TOLERANCE
+    assert relative_difference(four, meshed) > WRONG_IS_BEYOND

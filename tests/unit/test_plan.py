@@ -177,8 +177,17 @@ def test_transfers_bring_every_rank_its_span_and_nothing_else(
 
 
 def test_transfers_want_a_span_for_every_rank() -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(AssertionError, match="a span for every rank"):
         Plan(split_timeline(8, 2), Scopes(0, 0)).transfers([None])
+
+
+def test_ranks_without_a_clip_may_want_frames() -> None:
+    transfers = Plan(split_timeline(8, 2), Scopes(0, 0)).transfers([None, Clip(3, 6), (1, 7)])
+    assert [(t.source, t.target, t.frames) for t in transfers] == [
+        (0, 2, (1,)),
+        (1, 2, (7,)),
+        (0, 1, (3,)),
+    ]
 
 
 def test_what_a_rank_receives_does_not_grow_with_length_or_ranks() -> None:

@@ -131,7 +131,7 @@ class _Nowhere(Communicator):
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
 
-    def _subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator:
+    def _subgroup(self, own: Sequence[int]) -> Communicator:
         raise AssertionError("one pass of a denoiser makes no groups")
 
     def _post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:

@@ -91,21 +91,22 @@ class Communicator(ABC):
     def subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator:
         """A communicator of this rank's group, whose ranks count anew in the order given.
 
-        groups  of one size, disjoint, together all ranks. All ranks call alike, with the same.
+        groups  disjoint, together all ranks. All ranks call alike, with the same.
         What the group receives counts as received here too.
         """
         assert sorted(rank for group in groups for rank in group) == list(range(self.size))
-        assert len({len(group) for group in groups}) == 1, "groups of one size"
         if len(groups) == 1:
             return self
-        if len(groups) == self.size:
+        own = next(group for group in groups if self.rank in group)
+        if len(own) == 1:
             return SingleCommunicator()
-        group = self._subgroup(groups)
+        group = self._subgroup(own)
         group._parent = self
         return group
 
     @abstractmethod
-    def _subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator: ...
+    def _subgroup(self, own: Sequence[int]) -> Communicator:
+        """Of two ranks or more, this one among them. They alone call."""
 
     def gather(self, local: torch.Tensor) -> tuple[torch.Tensor, Pending]:
         """Start sharing a small tensor of the same shape on every rank with all ranks.
@@ -169,7 +170,7 @@ class SingleCommunicator(Communicator):
     rank = 0
     size = 1
 
-    def _subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator:
+    def _subgroup(self, own: Sequence[int]) -> Communicator:
         raise AssertionError("a single rank is one group")
 
     def _post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:

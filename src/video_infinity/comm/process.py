@@ -56,16 +56,17 @@ class ProcessCommunicator(Communicator):
         self._device, self._timeout_s = device, timeout_s
         self._wait_s = None if device.type == "cuda" else timeout_s
 
-    def _subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator:
-        timeout = timedelta(seconds=self._timeout_s)
-        made: Communicator | None = None
-        for ranks in groups:  # every rank takes part in making every group
-            members = [self._members[rank] for rank in ranks]
-            group = self._guard(partial(dist.new_group, members, timeout=timeout))
-            if self.rank in ranks:
-                made = ProcessCommunicator(self._device, self._timeout_s, group, members)
-        assert made is not None
-        return made
+    def _subgroup(self, own: Sequence[int]) -> Communicator:
+        members = [self._members[rank] for rank in own]
+        group = self._guard(
+            partial(
+                dist.new_group,
+                members,
+                timeout=timedelta(seconds=self._timeout_s),
+                use_local_synchronization=True,
+            )
+        )
+        return ProcessCommunicator(self._device, self._timeout_s, group, members)
 
     def _guard(self, call: Callable[[], Any]) -> Any:
         try:

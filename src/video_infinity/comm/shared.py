@@ -184,8 +184,8 @@ class SharedCommunicator(Communicator):
         threads = self.size * torch.get_num_threads()
         self._look_s = _LOOK_S if threads <= len(os.sched_getaffinity(0)) else 0.0
 
-    def _subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator:
-        return over_shared_memory(self._over._subgroup(groups), self._timeout_s)
+    def _subgroup(self, own: Sequence[int]) -> Communicator:
+        return over_shared_memory(self._over._subgroup(own), self._timeout_s)
 
     def _post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
         work = _Work(self, len(sends) + len(receives))

@@ -72,8 +72,7 @@ class ThreadCommunicator(Communicator):
         self.rank = self._members.index(rank)
         self.size = len(self._members)
 
-    def _subgroup(self, groups: Sequence[Sequence[int]]) -> Communicator:
-        own = next(group for group in groups if self.rank in group)
+    def _subgroup(self, own: Sequence[int]) -> Communicator:
         members = [self._members[rank] for rank in own]
         return ThreadCommunicator(self._world, self._members[self.rank], members)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from video_infinity.comm import Communicator, Message, Pending
-from video_infinity.plan import Clip, Plan, Span, Transfer, frames_of
+from video_infinity.plan import Plan, Span, Transfer, frames_of
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -76,7 +76,7 @@ class FrameExchange:
     """An exchange under way: posted when built, complete after `wait`.
 
     own      tensors of this rank's clip with frames along `dim`; all travel in one message
-    clip     the frames that they hold
+    held     the frames that they hold, a clip's or none
     buffers  where messages lie; new ones where none are given
     Transfers are posted in the order of their phases (global; odd-even; even-odd).
     Source: Tan et al. (2024), section 3.2; both partners post before either waits.
@@ -85,7 +85,7 @@ class FrameExchange:
     def __init__(
         self,
         comm: Communicator,
-        clip: Clip,
+        held: range,
         transfers: Sequence[Transfer],
         own: Sequence[torch.Tensor],
         dim: int,
@@ -101,7 +101,7 @@ class FrameExchange:
 
         self._sends = room_for("send", outgoing)
         for transfer, packed in zip(outgoing, self._sends, strict=True):
-            _pack(own, transfer.frames, clip, dim, packed)
+            _pack(own, transfer.frames, held.start, dim, packed)
         self._buffers = room_for("receive", self._incoming)
         self._pending: Pending = comm.post(
             [Message(t.target, x) for t, x in zip(outgoing, self._sends, strict=True)],
@@ -135,7 +135,7 @@ def _message_shape(own: Sequence[torch.Tensor], num_frames: int, dim: int) -> li
 def _pack(
     own: Sequence[torch.Tensor],
     frames: tuple[int, ...],
-    clip: Clip,
+    first_held: int,
     dim: int,
     packed: torch.Tensor,
 ) -> None:
@@ -143,7 +143,7 @@ def _pack(
     offset = 0
     for run in _runs(frames):
         for x, target in zip(own, packed, strict=True):
-            part = x.narrow(dim, run.start - clip.start, len(run))
+            part = x.narrow(dim, run.start - first_held, len(run))
             target.narrow(dim, offset, len(run)).copy_(part)
         offset += len(run)
 
@@ -182,14 +182,15 @@ def fetch(
 ) -> torch.Tensor | None:
     """The frames of this rank's span, from whichever ranks hold them. All ranks call alike.
 
-    own  this rank's clip, with frames along `dim`
+    own  this rank's clip, with frames along `dim`; none, where a plan of fewer ranks gives it none
     Returns None if the span is None, or has no frames.
     """
-    clip, span = plan.clips[comm.rank], spans[comm.rank]
-    around = FrameExchange(comm, clip, plan.transfers(spans), (own,), dim).wait()
+    span = spans[comm.rank]
+    held = plan.clips[comm.rank].frames if comm.rank < plan.num_ranks else range(0)
+    around = FrameExchange(comm, held, plan.transfers(spans), (own,), dim).wait()
     if not span:
         return None
-    runs = _runs(tuple(frame for frame in frames_of(span) if frame in clip))
-    parts = [own.narrow(dim, run.start - clip.start, len(run)) for run in runs]
+    runs = _runs(tuple(frame for frame in frames_of(span) if frame in held))
+    parts = [own.narrow(dim, run.start - held.start, len(run)) for run in runs]
     kept = parts[0] if len(parts) == 1 else torch.cat([own.narrow(dim, 0, 0), *parts], dim)
     return widen(kept, 0, around, dim)

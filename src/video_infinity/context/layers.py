@@ -152,8 +152,12 @@ class ClipContext:
         """The parts of a layer's work to do: all, but where only shapes are traced."""
         return parts[:1] if self.workspace.first_alone else parts
 
-    def hold(self, plan: Plan) -> None:
-        """From now on, another plan; what was made for the one before goes."""
+    def hold(self, plan: Plan, comm: Communicator | None = None) -> None:
+        """From now on, another plan; what was made for the one before goes.
+
+        comm  between its ranks, if they are others than before
+        """
+        self.comm = comm or self.comm
         if plan != self.plan:
             self.plan = plan
             self._made.clear()
@@ -196,7 +200,7 @@ class ClipContext:
             if halo_frames is None
             else self.plan.halo_transfers(halo_frames)
         )
-        return FrameExchange(self.comm, self.clip, transfers, own, dim, self._buffers)
+        return FrameExchange(self.comm, self.clip.frames, transfers, own, dim, self._buffers)
 
 
 def parts_of(own: torch.Tensor, nth: int, around: Neighbourhood) -> list[torch.Tensor]:

@@ -6,11 +6,12 @@ Here every frame has a step of its own: it waits as noise until a front reaches 
 and is then denoised beside frames that are further on.
 
 A pass is about the frames that take a step, with their local scopes. They are the timeline of that
-pass, and are shared out evenly among the ranks, whoever keeps them. What lies between two such
-parts is left out, and the frames on its sides are neighbours there: none of them takes a step, and
-at its two ends a pass is padded as a video is at its own. So a long wait costs passes of few
-frames, and the work is linear in the length. The bias is that of
-the noisiest frame of a pass; the global context is chosen among its frames.
+pass, and are shared out evenly among the ranks, whoever keeps them; if they are fewer than the
+ranks, some ranks sit it out. What lies between two such parts is left out, and the frames on its
+sides are neighbours there: none of them takes a step, and at its two ends a pass is padded as a
+video is at its own. So a long wait costs passes of few frames, and the work is linear in the
+length. The bias is that of the noisiest frame of a pass; the global context is chosen among its
+frames.
 
 That frames at different noise levels help each other is from Kim et al., FIFO-Diffusion (2024),
 whose queue is one such front, of one frame a step; Ruhe et al., Rolling Diffusion Models (2024),
@@ -33,6 +34,7 @@ from typing import Any
 
 import torch
 
+from video_infinity.comm import Communicator
 from video_infinity.config import MethodSpec, chosen
 from video_infinity.context.exchange import fetch
 from video_infinity.context.install import Layers, installed
@@ -71,7 +73,7 @@ def staggered_scheduler(job: DenoiseJob) -> Any:
 class Pass:
     """How a pass about some frames of a video is shared out.
 
-    plan    of these frames, numbered anew, in even clips
+    plan    of these frames, numbered anew, in even clips of as many of the first ranks as take part
     wanted  per rank, the frames of its clip there, by their numbers in the video
     kept    per rank, the frames of its clip of the video, by their new numbers; None without any
     """
@@ -85,11 +87,13 @@ class Pass:
         """A pass about rising frames of the video that a plan shares out."""
         here = plan
         if len(frames) < plan.num_latent_frames:
-            here = replace(plan, clips=split_timeline(len(frames), plan.num_ranks))
+            num_ranks = crew_size(len(frames), plan.num_ranks)
+            here = replace(plan, clips=split_timeline(len(frames), num_ranks))
+        idle = plan.num_ranks - here.num_ranks
         bounds = [[bisect_left(frames, end) for end in (c.start, c.stop)] for c in plan.clips]
         return cls(
             here,
-            tuple(frames[clip.start : clip.stop] for clip in here.clips),
+            (*(frames[clip.start : clip.stop] for clip in here.clips), *[()] * idle),
             tuple(Clip(first, stop) if first < stop else None for first, stop in bounds),
         )
 
@@ -97,6 +101,31 @@ class Pass:
         """Latent frames that come to a rank before it, and predictions that come back."""
         transfers = (*plan.transfers(self.wanted), *self.plan.transfers(self.kept))
         return sum(len(t.frames) for t in transfers if t.target == rank)
+
+
+def crew_size(num_frames: int, num_ranks: int) -> int:
+    """How many ranks take part in a pass about some frames: all, or else a half, a quarter, ...
+
+    So there are few groups of ranks to make, each of which takes memory of a GPU.
+    """
+    while num_ranks > num_frames:
+        num_ranks //= 2
+    return num_ranks
+
+
+class Crews:
+    """The first ranks of a communicator among themselves, for passes that the others sit out."""
+
+    def __init__(self, comm: Communicator) -> None:
+        self._comm = comm
+        self._made: dict[int, Communicator] = {}
+
+    def of(self, size: int) -> Communicator:
+        """Between the first `size` ranks; of no use to the others. All ranks call alike."""
+        if size not in self._made:
+            groups = [range(size), range(size, self._comm.size)]
+            self._made[size] = self._comm.subgroup([group for group in groups if group])
+        return self._made[size]
 
 
 def pass_at(how: MethodSpec, plan: Plan, num_inference_steps: int, done: int) -> Pass:
@@ -133,11 +162,11 @@ def denoise_in_fronts(
     if z_1CFHW is None:
         z_1CFHW = unit_scale(job, job.noise_1CFHW)
     steps = job.num_inference_steps
-    total = steps_in_fronts(job.how, job.num_frames, steps)
+    total, crews = steps_in_fronts(job.how, job.num_frames, steps), Crews(job.comm)
     with installed(job.adapter.sites(), context, layers, per_frame_times=True):
         for done in range(job.first_step, total):
             here = pass_at(job.how, job.plan, steps, done)
-            context.hold(here.plan)
+            context.hold(here.plan, crews.of(here.plan.num_ranks))
             timestep_K = scheduler.timesteps_of(itertools.chain(*here.wanted), done)
             with context.at(float(timestep_K.max()), done):
                 predicted_1CFHW = _predict(job, context, here, scheduler, z_1CFHW, done)
@@ -164,10 +193,11 @@ def _predict(
     it is not about."""
     rank, scaled_1CFHW = job.comm.rank, scheduler.scaled(z_1CFHW, done)
     own_1CFHW = fetch(job.comm, job.plan, here.wanted, scaled_1CFHW, FRAME_DIM)
-    assert own_1CFHW is not None, "a clip without frames"
-    frames = here.wanted[rank]
-    timestep_F = scheduler.timesteps_of(frames, done)
-    predicted_1CFHW = predict_guided(job, context, own_1CFHW, timestep_F, job.texts_of(frames))
+    predicted_1CFHW = z_1CFHW[:, :, :0]
+    if own_1CFHW is not None:
+        frames = here.wanted[rank]
+        timestep_F = scheduler.timesteps_of(frames, done)
+        predicted_1CFHW = predict_guided(job, context, own_1CFHW, timestep_F, job.texts_of(frames))
     back_1CFHW = fetch(job.comm, here.plan, here.kept, predicted_1CFHW.to(z_1CFHW), FRAME_DIM)
     whole_1CFHW = torch.zeros_like(z_1CFHW)
     if back_1CFHW is not None:

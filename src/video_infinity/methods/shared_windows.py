@@ -110,8 +110,7 @@ class SharedWindows:
         shape[FRAME_DIM] = len(clip)
         total = sums.new_zeros(shape)
         transfers = contributions(self._spans, self._job.plan.clips)
-        held = _as_clip(span) or clip
-        around = FrameExchange(comm, held, transfers, (sums,), FRAME_DIM).wait()
+        around = FrameExchange(comm, span, transfers, (sums,), FRAME_DIM).wait()
         shared = range(max(span.start, clip.start), min(span.stop, clip.stop))
         parts = [
             (around.left_frames, None if around.left is None else around.left[0]),
