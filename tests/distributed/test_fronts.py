@@ -27,12 +27,13 @@ from tests.distributed.test_methods import WRONG_IS_BEYOND, noise_of, ours
 from tests.tiny import tiny_pipe
 from video_infinity.adapters import inspect_model, load_model
 from video_infinity.comm import Communicator, SingleCommunicator
+from video_infinity.comm.shared import held_bytes
 from video_infinity.config import ModelSpec, Request
 from video_infinity.engine import ClipRun
 from video_infinity.estimate import describe_plan, estimate
 from video_infinity.fronts import Fronts
 from video_infinity.methods import METHODS
-from video_infinity.methods.in_fronts import crew_size
+from video_infinity.methods.in_fronts import ranks_taking_part
 from video_infinity.plan import GLOBAL_RULES
 from video_infinity.planning import make_plan
 from video_infinity.preflight import prepare
@@ -222,6 +223,8 @@ def test_plan_says_what_a_rank_receives_in_the_widest_pass(
     widest = sizes.index(max(sizes))
     assert predicted["bytes_received_per_step"] == [steps[widest] for steps in measured]
     assert all(len(set(steps)) > 1 for steps in measured)
+    memory = predicted["expected_memory_bytes"]
+    assert (min(memory) == held_bytes(size) < max(memory)) == (max(sizes) < size)
 
 
 NARROW: dict[str, Any] = {"local_frames": 1, "front_frames": 1, "front_span": 99}
@@ -242,6 +245,6 @@ def test_ranks_that_sit_a_pass_out_do_not_show(parallel: str) -> None:
 
 
 def test_as_many_ranks_take_part_as_halving_leaves() -> None:
-    assert [crew_size(frames, 24) for frames in (100, 24, 23, 12, 11, 5, 2, 1)] == [
+    assert [ranks_taking_part(frames, 24) for frames in (100, 24, 23, 12, 11, 5, 2, 1)] == [
         *(24, 24, 12, 12, 6, 3, 1, 1)
     ]

@@ -157,7 +157,8 @@ class ClipContext:
 
         comm  between its ranks, if they are others than before
         """
-        self.comm = comm or self.comm
+        if comm is not None:
+            self.comm = comm
         if plan != self.plan:
             self.plan = plan
             self._made.clear()

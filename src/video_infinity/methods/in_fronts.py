@@ -87,7 +87,7 @@ class Pass:
         """A pass about rising frames of the video that a plan shares out."""
         here = plan
         if len(frames) < plan.num_latent_frames:
-            num_ranks = crew_size(len(frames), plan.num_ranks)
+            num_ranks = ranks_taking_part(len(frames), plan.num_ranks)
             here = replace(plan, clips=split_timeline(len(frames), num_ranks))
         idle = plan.num_ranks - here.num_ranks
         bounds = [[bisect_left(frames, end) for end in (c.start, c.stop)] for c in plan.clips]
@@ -103,8 +103,8 @@ class Pass:
         return sum(len(t.frames) for t in transfers if t.target == rank)
 
 
-def crew_size(num_frames: int, num_ranks: int) -> int:
-    """How many ranks take part in a pass about some frames: all, or else a half, a quarter, ...
+def ranks_taking_part(num_frames: int, num_ranks: int) -> int:
+    """How many ranks share a pass about some frames: all, or else a half, a quarter, ...
 
     So there are few groups of ranks to make, each of which takes memory of a GPU.
     """
@@ -113,7 +113,7 @@ def crew_size(num_frames: int, num_ranks: int) -> int:
     return num_ranks
 
 
-class Crews:
+class FirstRanks:
     """The first ranks of a communicator among themselves, for passes that the others sit out."""
 
     def __init__(self, comm: Communicator) -> None:
@@ -123,8 +123,8 @@ class Crews:
     def of(self, size: int) -> Communicator:
         """Between the first `size` ranks; of no use to the others. All ranks call alike."""
         if size not in self._made:
-            groups = [range(size), range(size, self._comm.size)]
-            self._made[size] = self._comm.subgroup([group for group in groups if group])
+            others = [[rank] for rank in range(size, self._comm.size)]
+            self._made[size] = self._comm.subgroup([range(size), *others])
         return self._made[size]
 
 
@@ -162,11 +162,11 @@ def denoise_in_fronts(
     if z_1CFHW is None:
         z_1CFHW = unit_scale(job, job.noise_1CFHW)
     steps = job.num_inference_steps
-    total, crews = steps_in_fronts(job.how, job.num_frames, steps), Crews(job.comm)
+    total, first = steps_in_fronts(job.how, job.num_frames, steps), FirstRanks(job.comm)
     with installed(job.adapter.sites(), context, layers, per_frame_times=True):
         for done in range(job.first_step, total):
             here = pass_at(job.how, job.plan, steps, done)
-            context.hold(here.plan, crews.of(here.plan.num_ranks))
+            context.hold(here.plan, first.of(here.plan.num_ranks))
             timestep_K = scheduler.timesteps_of(itertools.chain(*here.wanted), done)
             with context.at(float(timestep_K.max()), done):
                 predicted_1CFHW = _predict(job, context, here, scheduler, z_1CFHW, done)
