@@ -23,6 +23,8 @@ METHODS = (
 )
 LONGEST = ("clip-parallel", "independent", "freenoise", "autoregressive")
 """Ours and three peers, on the longest video."""
+CLOSE = ("autoregressive", "masked-continuation")
+"""Peers of which five prompts do not say whether they are behind ours."""
 
 ROUND = 5
 """Prompts of a column that are made one after the other."""
@@ -95,6 +97,20 @@ STUDIES = (
         (*_plain(METHODS[:1]), ALL_TOGETHER, *_plain((*METHODS[1:], REAL))),
         MappingProxyType({64: 20, 192: 5, 1024: 2}),
         timed=True,
+    ),
+    Study(
+        "close",
+        "More prompts of what is close",
+        _plain((*METHODS[:1], *CLOSE, REAL)),
+        MappingProxyType({192: 20}),
+        models=("demo",),
+    ),
+    Study(
+        "close-wan",
+        "More prompts of what is close",
+        _plain((*METHODS[:1], "direct", *CLOSE, REAL)),
+        MappingProxyType({192: 20, 1024: 6}),
+        models=("demo-wan",),
     ),
     Study("longest", "The longest videos", _plain((*LONGEST, REAL)), MappingProxyType({2304: 2})),
     Study(
