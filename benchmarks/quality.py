@@ -21,26 +21,25 @@ from pathlib import Path
 import torch
 
 from benchmarks import studies
-from benchmarks.machine import describe, in_words
 from benchmarks.quality_page import Shown, page, plots
 from benchmarks.studies import REAL, SMALL, STUDIES, Study
-from benchmarks.times import read_times, take_times
+from benchmarks.times import machines_of, read_times, take_times
 from training import data
 from training.evaluate import balanced_scenes
 from video_infinity.adapters import PRESETS
 from video_infinity.destination import atomic_write_bytes
 from video_infinity.noise import frame_generator
 from video_infinity.output import open_sink
-from video_infinity.plan import split_timeline
+from video_infinity.windows import even_spans, joins_of
 from video_infinity_evaluation.pages import contact_sheet
 from video_infinity_evaluation.passing import load_backends
 from video_infinity_evaluation.report import (
     Job,
     Made,
-    clip_borders,
     generate,
     is_made,
     make_together,
+    pixel_frames,
     read_rows,
     run_jobs,
     video_file,
@@ -57,7 +56,7 @@ def prompts() -> list[str]:
 
 def render_real(job: Job, path: Path) -> Made:
     """The world's own video of a prompt, with a digit as in training, a place to start and a speed
-    of its own; its borders are where the engine would cut a video of the job's model."""
+    of its own; its borders are where clips of the length that the job's model knows would meet."""
     scene = next(i for i, scene in enumerate(data.SCENES) if scene.prompt() == job.prompt)
     generator = frame_generator(job.seed, scene, 0)
     clips = data.draw_clips(
@@ -69,9 +68,8 @@ def render_real(job: Job, path: Path) -> Made:
     with open_sink(path, fps=8, width=width, height=height, overwrite=True) as sink:
         sink.write(pixels)
     latents = 1 + (job.num_frames - 1) // studies.FRAMES_PER_LATENT[job.model]
-    clips = [[clip.start, clip.stop] for clip in split_timeline(latents, job.ranks)]
-    cut = {"num_latent_frames": latents, "num_frames": job.num_frames, "clips": clips}
-    return Made(tuple(clip_borders(cut)))
+    apart = joins_of(even_spans(latents, studies.TRAINED_FRAMES[job.model]))
+    return Made(pixel_frames(apart, latents, job.num_frames))
 
 
 def chosen(arguments: argparse.Namespace) -> list[tuple[Study, str, list[tuple[str, Job]]]]:
@@ -203,7 +201,7 @@ def main() -> None:
     ]
     target = arguments.page or arguments.out / "results.md"
     words = command_of(arguments)
-    write_page(target, all_shown, arguments.out, words, in_words(describe()))
+    write_page(target, all_shown, arguments.out, words, "; ".join(machines_of(arguments.out)))
     made, wanted = sum(len(s.rows) for s in all_shown), sum(len(s.jobs) for s in all_shown)
     print(f"{target}: {made} of {wanted} videos")
 

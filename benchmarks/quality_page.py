@@ -24,11 +24,16 @@ PARTS = ("denoise", "decode", "write")
 PAGE = """# What was measured of the methods
 
 Every method made the videos of the same prompts and seeds, with the same model, steps, guidance and
-ranks, and `video-infinity evaluate` measured them over their whole length. A cell is the mean over
-the prompts that all columns have at that length, its 95 % interval (Student's t over prompts) and
-their number. `real` is the world's own rendering of the same prompts, seen through the same codec:
-what the measures say where nothing is wrong. Every prompt has a seed of its own. [How each measure
-is made](evaluation.md), [what each method is](methods.md).
+ranks (`fifo` alone has steps of its own: four for each frame of a window), and `video-infinity
+evaluate` measured them over their whole length. A cell is the mean over the prompts that all
+columns have at that length, its 95 % interval (Student's t over prompts) and their number. `real`
+is the world's own rendering of the same prompts, seen through the same codec: what the measures say
+where nothing is wrong. Every prompt has a seed of its own. [How each measure is
+made](evaluation.md), [what each method is](methods.md).
+
+Seams are measured where a method joins what it made apart: clips, chunks, starts of windows,
+stretches of several fronts. Where it makes all frames as one, and in `real`, they are measured
+where clips as long as the model was trained on would meet.
 
 *Mean of the world* is the mean of the shares below it: words and digit, first direction, steps on
 the axis, turns at a border, and what jumps and standing still leave of 1. Consistency rewards a
@@ -39,7 +44,7 @@ Of twenty such intervals one is expected to do so by chance.
 Repeat: `{command} --out DIR --page FILE`. What was measured of each video is a line of
 `rows.jsonl` in `DIR`; what is there is not made twice.
 
-Machine: {machine}. {done}
+{timed}{done}
 
 {notes}{sections}"""
 
@@ -197,7 +202,8 @@ def _fits(peaks: Mapping[int, float]) -> str:
 
 
 def page(all_shown: Sequence[Shown], images: Path, command: str, machine: str) -> str:
-    """The whole page; `images` says which pictures are there to be shown."""
+    """The whole page; `images` says which pictures are there to be shown, and `machine` what the
+    times were taken on."""
     sections = []
     for shown in all_shown:
         if not shown.rows:
@@ -216,10 +222,11 @@ def page(all_shown: Sequence[Shown], images: Path, command: str, machine: str) -
         sections.append("\n".join(parts))
     made, wanted = sum(len(s.rows) for s in all_shown), sum(len(s.jobs) for s in all_shown)
     done = f"{made} of {wanted} videos are measured." if made < wanted else ""
+    timed = f"Times were taken on {machine}. " if machine else "No times are taken yet. "
     notes = images.parent / "results-notes.md"
     said = notes.read_text() + "\n" if notes.exists() else ""
     return PAGE.format(
-        command=command, machine=machine, done=done, notes=said, sections="\n".join(sections)
+        command=command, timed=timed, done=done, notes=said, sections="\n".join(sections)
     )
 
 

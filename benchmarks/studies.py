@@ -30,6 +30,8 @@ ROUND = 5
 """Prompts of a column that are made one after the other."""
 TOGETHER = ("--front-frames", "0")
 FRAMES_PER_LATENT = MappingProxyType({"demo": 1, "demo-wan": 4})
+TRAINED_FRAMES = MappingProxyType({"demo": 16, "demo-wan": 13})
+"""Latent frames of the videos that a model was trained on."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,10 @@ STUDIES = (
     Study("longest", "The longest videos", _plain((*LONGEST, REAL)), MappingProxyType({2304: 2})),
     Study(
         "parts",
-        "Without one part",
+        "Without one part, all frames together",
         _together(
             _ours(
-                whole="",
+                all_together="",
                 without_conv="--without conv",
                 without_norm="--without norm",
                 without_attention="--without attention",
@@ -132,10 +134,10 @@ STUDIES = (
     ),
     Study(
         "parts-wan",
-        "Without one part",
+        "Without one part, all frames together",
         _together(
             _ours(
-                whole="",
+                all_together="",
                 without_attention="--without attention",
                 without_local="--without local",
                 without_global="--without global",
@@ -146,10 +148,10 @@ STUDIES = (
     ),
     Study(
         "bias",
-        "The paper's bias, and global frames that rotate",
+        "The paper's bias, and global frames that rotate, all frames together",
         _together(
             _ours(
-                defaults="",
+                all_together="",
                 bias_10="--local-bias 10 --global-bias 10",
                 bias_1="--local-bias 1 --global-bias 1",
                 rotating="--global-rule rotating",
@@ -158,6 +160,20 @@ STUDIES = (
         ),
         MappingProxyType({192: 5}),
         models=("demo",),
+    ),
+    Study(
+        "bias-wan",
+        "The paper's bias, and global frames that rotate, all frames together",
+        _together(
+            _ours(
+                all_together="",
+                bias_10="--local-bias 10 --global-bias 10",
+                rotating="--global-rule rotating",
+                freenoise_noise="--noise freenoise",
+            )
+        ),
+        MappingProxyType({192: 5}),
+        models=("demo-wan",),
     ),
     Study(
         "fronts",
@@ -183,14 +199,21 @@ STUDIES = (
     ),
     Study(
         "scopes",
-        "Sizes of the local scope and of the global context",
+        "Sizes of the local scope and of the global context, all frames together",
         _together(_scopes("4:4 8:0 8:8 8:16 12:0 12:4 12:16 16:0")),
         MappingProxyType({192: 5}),
         models=("demo",),
     ),
     Study(
+        "scopes-fronts",
+        "Sizes of the local scope and of the global context, in fronts",
+        (Column("8:16", "clip-parallel"), *_scopes("4:16 8:0 8:4 16:0")),
+        MappingProxyType({192: 5}),
+        models=("demo",),
+    ),
+    Study(
         "scopes-wan",
-        "Sizes of the local scope and of the global context",
+        "Sizes of the local scope and of the global context, all frames together",
         _together(_scopes("4:0 4:4 6:0 6:4 8:0 8:4 12:0 12:4")),
         MappingProxyType({192: 5}),
         models=("demo-wan",),

@@ -14,10 +14,12 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from benchmarks.machine import describe, in_words
 from video_infinity_evaluation.errors import EvaluationError
 from video_infinity_evaluation.report import (
     Job,
@@ -45,22 +47,36 @@ def timed(jobs: Sequence[Job]) -> list[Job]:
     return list(first.values())
 
 
+def machines_of(folder: Path) -> list[str]:
+    """What timed videos of today's weights and defaults, without repetition."""
+    return list(dict.fromkeys(row["machine"] for row in _rows(folder)))
+
+
 def read_times(folder: Path) -> dict[Job, list[Made]]:
     """What was timed of today's weights and defaults, by jobs."""
     found: dict[Job, list[Made]] = {}
+    for row in _rows(folder):
+        made = row["made"]
+        for name in ("borders", "peak_memory_bytes"):
+            made[name] = tuple(made[name])
+        found.setdefault(_job_of(row), []).append(Made(**made))
+    return found
+
+
+def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of today's weights and defaults."""
     file = folder / TIMES
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
             row = json.loads(line)
         except ValueError:
             continue  # the last one of a run that was cut off
-        job = Job(**{**row["job"], "options": tuple(row["job"]["options"])})
-        if (row["made"]["weights"], row["defaults"]) == _today(job):
-            made = row["made"]
-            for name in ("borders", "peak_memory_bytes"):
-                made[name] = tuple(made[name])
-            found.setdefault(job, []).append(Made(**made))
-    return found
+        if (row["made"]["weights"], row["defaults"]) == _today(_job_of(row)):
+            yield row
+
+
+def _job_of(row: Mapping[str, Any]) -> Job:
+    return Job(**{**row["job"], "options": tuple(row["job"]["options"])})
 
 
 def _today(job: Job) -> tuple[str, str]:
@@ -102,5 +118,6 @@ def _time(
             say(f"failed: {error}")
             return
     told = {"job": asdict(job), "made": asdict(made), "defaults": defaults_of(job.model)}
+    told["machine"] = in_words(describe())
     append_line(folder / TIMES, json.dumps(told))
     say(f"timed: {job.method}, {job.num_frames} frames, {' '.join(job.options)}")

@@ -21,6 +21,7 @@ from video_infinity.engine import ClipRun, Observer, Sink
 from video_infinity.keeper import Keeper
 from video_infinity.latents import LatentsWriter
 from video_infinity.launch import api_world, rank_device
+from video_infinity.methods import METHODS
 from video_infinity.output import check_new_file
 from video_infinity.planning import make_plan
 from video_infinity.preflight import method_warnings, prepare, prompt_warnings, resolve_device
@@ -83,13 +84,18 @@ def _report(request: Request, adapter: Adapter, run: ClipRun, comm: Communicator
     write = seconds.get("write", 0.0)
     return {
         "version": version("video-infinity"),
-        "model": {"name": adapter.facts.name, "family": adapter.facts.family},
+        "model": {
+            "name": adapter.facts.name,
+            "family": adapter.facts.family,
+            "trained_frames": adapter.facts.defaults.trained_frames,
+        },
         "timeline": request.timeline.to_json(),
         "seed": request.video.seed,
         "num_frames": request.video.num_frames,
         "num_latent_frames": plan.num_latent_frames,
         "ranks": comm.size,
         "clips": [[clip.start, clip.stop] for clip in run.clip_of_ranks],
+        "joins": list(METHODS[request.how.method].joins(request.how, plan.num_latent_frames)),
         "settings": request.settings(),
         "seconds": {
             "load": seconds["load"],

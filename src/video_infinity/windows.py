@@ -6,6 +6,7 @@ Frames here are latent frames.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -53,6 +54,11 @@ def even_spans(num_frames: int, most_frames: int) -> tuple[range, ...]:
     count = -(-num_frames // most_frames)
     bounds = [index * num_frames // count for index in range(count + 1)]
     return tuple(itertools.starmap(range, itertools.pairwise(bounds)))
+
+
+def joins_of(spans: Sequence[range]) -> tuple[int, ...]:
+    """Where rising spans begin, but the first."""
+    return tuple(span.start for span in spans[1:])
 
 
 def pyramid_weight(place: int, window_frames: int) -> int:

@@ -58,7 +58,6 @@ def length_measures(seen: Pass, borders: Sequence[int]) -> list[Measure]:
     """Seams, jumps, drift and loops."""
     features_FD = seen.contents.subject_FD
     content, flow = seen.backends.subject.label, seen.backends.flow.label
-    window = borders[0] if borders else length.FIRST_CLIP_FRAMES
     away_P = feature_distance(features_FD)
     changes = seen.changes
     measures = []
@@ -86,13 +85,13 @@ def length_measures(seen: Pass, borders: Sequence[int]) -> list[Measure]:
     score, lag = length.loop(features_FD)
     again = f"every {lag} frames" if lag else ""
     measures.append(Measure("loop_score", score, "length", "low", content, again))
-    return [*measures, *_drifts(seen, window, content)]
+    return [*measures, *_drifts(seen, content)]
 
 
-def _drifts(seen: Pass, window: int, content: str) -> list[Measure]:
-    colours = seen.colours
+def _drifts(seen: Pass, content: str) -> list[Measure]:
+    colours, window = seen.colours, length.FIRST_FRAMES
     lab_F3, features_FD = np.stack(colours.lab_F3), seen.contents.subject_FD
-    short = "" if seen.num_frames >= 2 * window else f"shorter than two clips of {window} frames"
+    short = "" if seen.num_frames >= 2 * window else f"shorter than twice {window} frames"
     pairs = {
         "colour_drift": (length.drift(lab_F3, window), ""),
         "content_drift": (length.turn(features_FD, window), content),
@@ -109,7 +108,7 @@ def _drifts(seen: Pass, window: int, content: str) -> list[Measure]:
         means_K = length.window_means(np.array(values), window)
         known = not short and means_K[0] > length.TINY
         change = float(means_K[-1] / means_K[0] - 1) if known else None
-        flat = "" if known else "the first clip has none"
+        flat = "" if known else "the first frames have none"
         measures.append(Measure(name, change, "length", "", "", short or flat))
     return measures
 
@@ -134,11 +133,9 @@ def feature_distance(features_FD: npt.NDArray[np.floating]) -> npt.NDArray[np.fl
     return np.asarray(1 - cosine_P)
 
 
-def series(
-    seen: Pass, scene: Scene | None, borders: Sequence[int]
-) -> Mapping[str, tuple[float, ...]]:
+def series(seen: Pass, scene: Scene | None) -> Mapping[str, tuple[float, ...]]:
     """What goes over time: of F values by frame, of F - 1 by pair."""
-    window = borders[0] if borders else length.FIRST_CLIP_FRAMES
+    window = length.FIRST_FRAMES
     lab_F3, features_FD = np.stack(seen.colours.lab_F3), seen.contents.subject_FD
     first_D = features_FD[:window].mean(0)
     away_F = feature_distance_from(features_FD, first_D)
@@ -147,8 +144,8 @@ def series(
         "difference of neighbours, levels": seen.changes.difference_P,
         "left over by motion, share": seen.changes.residual_P,
         "content away from neighbour": feature_distance(features_FD),
-        "content away from first clip": away_F,
-        "colour away from first clip, Delta E": colour_F,
+        "content away from first frames": away_F,
+        "colour away from first frames, Delta E": colour_F,
         "motion, pixels": seen.changes.motion_P,
     }
     if scene is not None and seen.witness is not None:

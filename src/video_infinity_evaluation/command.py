@@ -54,7 +54,7 @@ def evaluate(
     ] = "",
     run_report: Annotated[
         str,
-        typer.Option(metavar="FILE", help="Report of `generate`: its clips and its prompt."),
+        typer.Option(metavar="FILE", help="Report of `generate`: its joins and its prompt."),
     ] = "",
     fps: Annotated[str, typer.Option(metavar="X", help="Frames a second (the file's).")] = "",
     weights: Annotated[
@@ -140,11 +140,11 @@ def _check_outputs(
 
 def _read_report(path: Path) -> dict[str, Any]:
     """Borders in pixel frames, and the prompt if there is one alone, of a report of `generate`."""
-    from video_infinity_evaluation.report import clip_borders
+    from video_infinity_evaluation.report import borders_of
 
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        borders = clip_borders(report)
+        borders = borders_of(report)
         prompts = [str(entry["prompt"]) for entry in report["timeline"]]
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         cause = getattr(error, "strerror", None) or " ".join(str(error).split())

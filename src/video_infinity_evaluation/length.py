@@ -1,4 +1,4 @@
-"""Measures of a whole video: seams, jumps, drift from the first clip, loops. Pure.
+"""Measures of a whole video: seams, jumps, drift from its first frames, loops. Pure.
 
 A mean hides a seam: jumps every six frames of a real video move the mean of consistency from 0.912
 to 0.905. So what happens at the borders of clips stands over what happens elsewhere.
@@ -16,8 +16,9 @@ import numpy.typing as npt
 from video_infinity_evaluation.errors import EvaluationError
 
 Values = Sequence[float] | npt.NDArray[np.floating]
-FIRST_CLIP_FRAMES = 16
-"""What later frames are held against, where no border says how long the first clip is."""
+FIRST_FRAMES = 16
+"""What later frames are held against: the length of a clip that most models were trained on. The
+same whatever the borders are, so that videos by different methods are held against as much."""
 TINY = 1e-9
 NEARLY = 0.95
 """A peak this close to the highest is as good: a loop's lag is its period, not a multiple."""

@@ -82,7 +82,7 @@ def score(
         footage.name,
         *(seen.num_frames, footage.fps, height, width, prompt, found),
         tuple(measures),
-        series(seen, scene, found),
+        series(seen, scene),
     )
 
 

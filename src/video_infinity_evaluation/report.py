@@ -28,13 +28,14 @@ from video_infinity.destination import atomic_write_bytes
 from video_infinity.errors import ModelError
 from video_infinity.launch import local_environment
 from video_infinity.recovery import defaults_digests, weights_digests
+from video_infinity.windows import even_spans, joins_of
 from video_infinity_evaluation.errors import EvaluationError
 from video_infinity_evaluation.measuring import score
 from video_infinity_evaluation.passing import Backends, load_backends
 from video_infinity_evaluation.scores import Group
 
 ROWS = "rows.jsonl"
-FORMAT = 3
+FORMAT = 4
 """Rows of another format are measured again."""
 TOLD = (
     *("num_inference_steps", "guidance_scale", "eta", "local_frames", "global_frames"),
@@ -66,7 +67,8 @@ class Job:
 class Made:
     """What a maker says of its video.
 
-    borders            first frames of its clips but the first
+    borders            first frames of what was made apart, but the very first; where nothing was,
+                       of clips as long as the model was trained on
     seconds            of its parts, as `generate` reports them
     peak_memory_bytes  of every rank, above the model
     settings           those of TOLD, as they were in force
@@ -106,7 +108,10 @@ def made_of(report: Mapping[str, Any], model: str) -> Made:
     """What a report of `generate` says."""
     settings = {name: report["settings"][name] for name in TOLD}
     peaks = tuple(report["peak_memory_bytes"])
-    return Made(tuple(clip_borders(report)), report["seconds"], peaks, settings, weights_of(model))
+    latents, trained = report["num_latent_frames"], report["model"]["trained_frames"]
+    apart = report["joins"] or joins_of(even_spans(latents, trained))
+    borders = pixel_frames(apart, latents, report["num_frames"])
+    return Made(borders, report["seconds"], peaks, settings, weights_of(model))
 
 
 @cache
@@ -151,18 +156,23 @@ def make_together(jobs: Sequence[Job], folder: Path) -> None:
         subprocess.run(words, capture_output=True, env=environment, check=False)
 
 
-def clip_borders(report: Mapping[str, Any]) -> list[int]:
-    """First pixel frames of all clips but the first, of a report of `generate`.
+def borders_of(report: Mapping[str, Any]) -> tuple[int, ...]:
+    """First pixel frames of what a report of `generate` says was made apart, or else of its ranks'
+    clips; the very first is left out."""
+    latents, frames = int(report["num_latent_frames"]), int(report["num_frames"])
+    clips = [int(start) for start, _ in report["clips"]][1:]
+    return pixel_frames([int(join) for join in report["joins"]] or clips, latents, frames)
 
-    A clip is told in latent frames; the first of these can stand for one pixel frame, and every
-    other for more.
+
+def pixel_frames(latent_frames: Sequence[int], latents: int, frames: int) -> tuple[int, ...]:
+    """The first pixel frames of latent frames from 1 on, in a video of so many of both.
+
+    The first latent frame can stand for one pixel frame, and every other for more.
     """
-    latent, pixel = int(report["num_latent_frames"]), int(report["num_frames"])
-    starts = [int(start) for start, _ in report["clips"]][1:]
-    if latent == pixel:
-        return starts
-    ratio = max(1, round((pixel - 1) / max(1, latent - 1)))
-    return [1 + ratio * (start - 1) for start in starts]
+    if latents == frames:
+        return tuple(latent_frames)
+    ratio = max(1, round((frames - 1) / max(1, latents - 1)))
+    return tuple(1 + ratio * (latent - 1) for latent in latent_frames)
 
 
 def run_jobs(

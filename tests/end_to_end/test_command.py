@@ -106,6 +106,7 @@ def test_report(one: Result, three: Result, tiny_model: Path) -> None:
     assert report["version"] and report["model"]["name"] == str(tiny_model)
     assert report["timeline"][1] == {"start": 4, "prompt": "d e", "transition": 6}
     assert (report["seed"], report["ranks"], report["clips"]) == (0, 3, [[0, 4], [4, 8], [8, 13]])
+    assert report["joins"] == [], "placement shows nowhere, not where clips meet either"
     assert report["num_frames"] == report["num_latent_frames"] == NUM_FRAMES
     settings = report["settings"]
     assert (settings["guidance_scale"], settings["global_frames"]) == (3, 3)

@@ -73,7 +73,7 @@ def test_a_report_of_generate_says_where_clips_begin(
 ) -> None:
     report = tmp_path / "r.json"
     timeline = [{"start": 0, "prompt": "a b", "transition": 0}]
-    wan = {"num_frames": 9, "num_latent_frames": 3, "clips": [[0, 2], [2, 3]]}
+    wan = {"num_frames": 9, "num_latent_frames": 3, "clips": [[0, 2], [2, 3]], "joins": []}
     report.write_text(json.dumps(wan | {"timeline": timeline}))
     assert cli.run(["evaluate", str(clip), "--run-report", str(report), "--json", "-"]) == 0
     scores = json.loads(capsys.readouterr().out)

@@ -132,7 +132,7 @@ def test_a_drift_of_colour_is_found(scores: dict[str, Scores]) -> None:
 
 
 def test_structure_that_changes_is_a_drift_of_content(backends: Backends) -> None:
-    """The first clip is a man in a car, the last a bicycle race; both have the same colours."""
+    """First a man in a car, then a bicycle race; both have the same colours."""
     man = carphone()[:32:2]
     race = real_frames("bikes", 16, 352)[:, : man.shape[1], : man.shape[2]]
     matched = race - race.mean((0, 1, 2)) + man.mean((0, 1, 2))
@@ -179,9 +179,26 @@ def test_what_has_no_value_says_why(backends: Backends) -> None:
     for options, why in (({}, "no border"), ({"clip_frames": 1}, "every pair is at a border")):
         notes = {m.name: m.note for m in score(video, backends=backends, **options).measures}
         assert why in notes["seam_ratio_motion"]
-    still = score(np.zeros((6, 32, 32, 3), np.uint8), borders=[2], backends=backends)
-    (change,) = (m for m in still.measures if m.name == "contrast_change")
-    assert (change.value, change.note) == (None, "the first clip has none")
+    for num_frames, why in (
+        (32, "the first frames have none"),
+        (31, "shorter than twice 16 frames"),
+    ):
+        still = score(np.zeros((num_frames, 32, 32, 3), np.uint8), borders=[2], backends=backends)
+        (change,) = (m for m in still.measures if m.name == "contrast_change")
+        assert (change.value, change.note) == (None, why)
+
+
+def test_drift_is_held_against_as_many_frames_whatever_the_borders(backends: Backends) -> None:
+    video = real_frames("carphone_pristine", 40, 64)[:, :48]
+    drifts = [
+        {
+            name: v
+            for name, v in score(video, backends=backends, **told).values().items()
+            if "drift" in name
+        }
+        for told in ({}, {"borders": [20]}, {"clip_frames": 8})
+    ]
+    assert len(drifts[0]) == 4 and drifts[0] == drifts[1] == drifts[2]
 
 
 def test_a_subject_without_scenes_wants_a_scene(backends: Backends) -> None:

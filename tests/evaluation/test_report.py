@@ -13,24 +13,37 @@ import pytest
 from PIL import Image
 
 import video_infinity
+from benchmarks.machine import describe, in_words
 from benchmarks.quality import main, prompts, render_real, write_page
 from benchmarks.quality_page import Shown, page, plots
-from benchmarks.studies import REAL, STUDIES, Column, Study, jobs_of
-from benchmarks.times import TIMES, read_times, take_times, timed
+from benchmarks.studies import (
+    FRAMES_PER_LATENT,
+    REAL,
+    STUDIES,
+    TRAINED_FRAMES,
+    Column,
+    Study,
+    jobs_of,
+)
+from benchmarks.times import TIMES, machines_of, read_times, take_times, timed
+from video_infinity.adapters import inspect_model
+from video_infinity.config import ModelSpec
 from video_infinity_evaluation import Backends, EvaluationError
 from video_infinity_evaluation.batch import options_of
 from video_infinity_evaluation.footage import open_footage
 from video_infinity_evaluation.pages import contact_sheet, summary, tables
 from video_infinity_evaluation.report import (
     ROWS,
+    TOLD,
     Job,
     Made,
     Row,
-    clip_borders,
+    borders_of,
     defaults_of,
     generate,
     is_made,
     keep_made,
+    made_of,
     make_together,
     read_rows,
     run_jobs,
@@ -48,9 +61,9 @@ JOBS = [Job(method, prompt, 1, 12, 3) for prompt in PROMPTS for method in (REAL,
 
 
 def shuffled(job: Job, path: Path) -> Made:
-    """A method that shows frames of another prompt: the world's own, upside down."""
+    """A method that shows frames of another prompt, the world's own, and calls them clips of 4."""
     other = Job(job.method, PROMPTS[1 - PROMPTS.index(job.prompt)], job.seed, job.num_frames, 3)
-    return render_real(other, path)
+    return replace(render_real(other, path), borders=(4, 8))
 
 
 def refuse(job: Job, path: Path) -> Made:
@@ -71,7 +84,9 @@ def rows(folder: Path, backends: Backends) -> list[Row]:
 def test_a_row_holds_the_job_the_borders_and_what_was_measured(rows: list[Row]) -> None:
     assert [row["job"]["method"] for row in rows] == [REAL, "shuffled"] * 2
     for row in rows:
-        assert row["made"]["borders"] == [4, 8]
+        borders = {REAL: [], "shuffled": [4, 8]}[row["job"]["method"]]
+        assert row["made"]["borders"] == borders
+        assert (row["measures"]["seam_ratio_pixels"]["value"] is None) == (not borders)
         right = row["measures"]["digit right (frames)"]["value"]
         assert right == (1 if row["job"]["method"] == REAL else 0)
 
@@ -233,7 +248,7 @@ def test_the_page_tells_how_to_repeat_it_and_what_grows(rows: list[Row], tmp_pat
     (tmp_path / "images").mkdir()
     text = page([shown], tmp_path / "images", "python -m benchmarks.quality --ranks 3", "a machine")
     assert "`python -m benchmarks.quality --ranks 3 --out DIR --page FILE`" in text
-    assert "Machine: a machine." in text and "images/" not in text, "no picture is there"
+    assert "Times were taken on a machine." in text and "images/" not in text, "no picture is there"
     assert "Time and memory" not in text, "nothing was timed"
     assert "| all words right (frames) | 12 frames | 24 frames |" in text
     assert "| real | 1 ± 0 (2) | 1 ± 0 (2) |" in text
@@ -293,6 +308,7 @@ def test_every_method_is_timed_in_turn_and_a_run_goes_on(tmp_path: Path) -> None
     assert [n for n, _ in order] == [64] * 6 + [192] * 4 + [600] * 2
     assert all({m for _, m in order[i : i + 2]} == {"up", "down"} for i in range(0, 12, 2))
     found = read_times(tmp_path)
+    assert machines_of(tmp_path) == [in_words(describe())]
     assert {job.num_frames: len(made) for job, made in found.items()} == {64: 3, 192: 2, 600: 1}
     assert found[jobs[0]] == [
         Made((3,), {"denoise": 1.0}, (1, 2), {"eta": 0.0}, weights_of("demo"))
@@ -363,18 +379,47 @@ def test_plots_are_drawn_of_studies_with_several_lengths(rows: list[Row]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("latent", "pixel", "clips", "borders"),
+    ("latent", "pixel", "joins", "clips", "borders"),
     [
-        (64, 64, [[0, 32], [32, 64]], [32]),
-        (21, 81, [[0, 7], [7, 14], [14, 21]], [25, 53]),
-        (1, 1, [[0, 1]], []),
+        (64, 64, [], [[0, 32], [32, 64]], (32,)),
+        (64, 64, [16, 48], [[0, 32], [32, 64]], (16, 48)),
+        (21, 81, [], [[0, 7], [7, 14], [14, 21]], (25, 53)),
+        (21, 81, [1, 13], [[0, 21]], (1, 49)),
+        (1, 1, [], [[0, 1]], ()),
     ],
 )
-def test_borders_are_in_pixel_frames(
-    latent: int, pixel: int, clips: list[list[int]], borders: list[int]
+def test_borders_are_joins_or_else_clips_in_pixel_frames(
+    latent: int, pixel: int, joins: list[int], clips: list[list[int]], borders: tuple[int, ...]
 ) -> None:
-    report = {"num_latent_frames": latent, "num_frames": pixel, "clips": clips}
-    assert clip_borders(json.loads(json.dumps(report))) == borders
+    report = {"num_latent_frames": latent, "num_frames": pixel, "joins": joins, "clips": clips}
+    assert borders_of(json.loads(json.dumps(report))) == borders
+
+
+@pytest.mark.parametrize(
+    ("model", "frames", "borders"), [("demo", 40, (13, 26)), ("demo-wan", 81, (37,))]
+)
+def test_what_is_made_as_one_has_borders_where_clips_of_the_known_length_would_meet(
+    model: str, frames: int, borders: tuple[int, ...], tmp_path: Path
+) -> None:
+    assert TRAINED_FRAMES[model] == inspect_model(ModelSpec(model)).defaults.trained_frames
+    assert (
+        render_real(Job(REAL, PROMPTS[0], 1, frames, 2, model), tmp_path / "v.mp4").borders
+        == borders
+    )
+    latents = 1 + (frames - 1) // FRAMES_PER_LATENT[model]
+    report = {
+        "model": {"trained_frames": TRAINED_FRAMES[model]},
+        "num_frames": frames,
+        "num_latent_frames": latents,
+        "joins": [],
+        "settings": dict.fromkeys(TOLD),
+        "seconds": {},
+        "peak_memory_bytes": [],
+    }
+    assert made_of(report, model).borders == borders
+    assert made_of({**report, "joins": [latents - 1]}, model).borders == (
+        (frames - 1,) if model == "demo" else (frames - 4,)
+    )
 
 
 def test_words_of_a_job_become_keywords() -> None:

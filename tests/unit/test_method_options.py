@@ -152,3 +152,32 @@ def test_what_would_be_ignored_is_refused(case: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolved(**options)
     assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("options", "joins"),
+    [
+        ({}, ()),
+        ({"without": "bias"}, ()),
+        ({"without": "norm"}, (13, 26)),
+        ({"front_frames": 2}, ()),
+        ({"front_frames": 2, "front_span": 20}, (20,)),
+        ({"front_frames": 2, "front_span": 20, "without": "conv"}, (13, 26)),
+        ({"method": "direct"}, ()),
+        ({"method": "fifo"}, ()),
+        ({"method": "independent"}, (13, 26)),
+        ({"method": "independent", "window_frames": 10}, (10, 20, 30)),
+        ({"method": "multidiffusion"}, (8, 16, 24)),
+        ({"method": "freenoise"}, (4, 8, 12, 16, 20, 24)),
+        ({"method": "autoregressive"}, (16, 24, 32)),
+        ({"method": "autoregressive", "window_frames": 40}, ()),
+        ({"method": "masked-continuation"}, (16, 28)),
+    ],
+)
+def test_joins_are_where_a_method_goes_on_from_what_it_made_apart(
+    options: dict[str, Any], joins: tuple[int, ...]
+) -> None:
+    """Of 40 latent frames, W = 16: clips of 14, 13 and 13; chunks that end at 16, 24, 32 and 40
+    of stride 8, and at 16, 28 and 40 of stride 12."""
+    how = resolved(**options).how
+    assert METHODS[how.method].joins(how, 40) == joins

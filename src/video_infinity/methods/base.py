@@ -10,11 +10,12 @@ import torch
 
 from video_infinity.adapters.base import Adapter
 from video_infinity.comm import Communicator
-from video_infinity.config import MethodSpec
+from video_infinity.config import MethodSpec, chosen
 from video_infinity.context.layers import BiasSchedule
 from video_infinity.context.text import FrameText
 from video_infinity.plan import Clip, Plan
 from video_infinity.sampling import GuidanceSchedule
+from video_infinity.windows import Windows, joins_of
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,20 @@ def steps_of_scheduler(how: MethodSpec, num_frames: int, num_inference_steps: in
     return num_inference_steps
 
 
+FindJoins = Callable[[MethodSpec, int], tuple[int, ...]]
+"""A resolved method, latent frames -> the first ones of what is made apart, but the very first."""
+
+
+def no_joins(how: MethodSpec, num_frames: int) -> tuple[int, ...]:
+    return ()
+
+
+def joins_of_windows(how: MethodSpec, num_frames: int) -> tuple[int, ...]:
+    """Where overlapping windows begin."""
+    windows = Windows(chosen(how.window_frames), chosen(how.stride_frames))
+    return joins_of(windows.spans(num_frames))
+
+
 def same_scheduler(job: DenoiseJob) -> Any:
     return job.scheduler
 
@@ -91,10 +106,12 @@ class Method:
 
     num_steps      how many steps it takes in all
     scheduler      what steps a job's frames, made of a fresh one
+    joins          where a seam would be: none where all frames are made as one
     shares_chunks  whether all ranks share one chunk of the timeline after the other
     """
 
     denoise: Denoise
     num_steps: CountSteps = steps_of_scheduler
     scheduler: Callable[[DenoiseJob], Any] = same_scheduler
+    joins: FindJoins = no_joins
     shares_chunks: bool = False

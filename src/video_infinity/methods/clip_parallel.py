@@ -9,15 +9,16 @@ from collections.abc import Iterator
 
 import torch
 
-from video_infinity.config import chosen
+from video_infinity.config import MethodSpec
 from video_infinity.context.ablation import Ablation
 from video_infinity.context.install import Layers, installed
 from video_infinity.context.layers import ClipContext
 from video_infinity.methods.base import DenoiseJob
-from video_infinity.methods.in_fronts import denoise_in_fronts
+from video_infinity.methods.in_fronts import denoise_in_fronts, fronts_of
+from video_infinity.methods.independent import clips_of, joins_of_clips
 from video_infinity.methods.loop import context_of, denoise_stepwise, predict_guided
 from video_infinity.peers import CUTS
-from video_infinity.windows import even_spans
+from video_infinity.windows import even_spans, joins_of
 
 
 def denoise_clip_parallel(job: DenoiseJob) -> Iterator[torch.Tensor]:
@@ -29,11 +30,21 @@ def denoise_clip_parallel(job: DenoiseJob) -> Iterator[torch.Tensor]:
     cut = set(CUTS).intersection(job.how.parts_left_out)
     layers = None
     if cut:
-        clips = even_spans(job.num_frames, chosen(job.how.window_frames))
-        layers = Ablation.of(cut, clips, job.clip).layers()
+        layers = Ablation.of(cut, clips_of(job.how, job.num_frames), job.clip).layers()
     if job.how.front_frames:
         return denoise_in_fronts(job, context_of(job), layers)
     return denoise_with(job, context_of(job), layers)
+
+
+def joins_of_parts(how: MethodSpec, num_frames: int) -> tuple[int, ...]:
+    """Where an ablation cuts the exchange, or else where the stretches of several fronts meet.
+
+    Clips of ranks are not told: where they meet nothing is made apart.
+    """
+    if set(CUTS).intersection(how.parts_left_out):
+        return joins_of_clips(how, num_frames)
+    fronts = fronts_of(how)
+    return joins_of(even_spans(num_frames, fronts.span)) if fronts else ()
 
 
 def denoise_with(

@@ -55,6 +55,11 @@ def steps_of_chunks(how: MethodSpec, num_frames: int, num_inference_steps: int) 
     return len(chunks_of(how, num_frames)) * num_inference_steps
 
 
+def joins_of_chunks(how: MethodSpec, num_frames: int) -> tuple[int, ...]:
+    """Where what a chunk adds begins, for all but the first."""
+    return tuple(chunk.stop for chunk in chunks_of(how, num_frames)[:-1])
+
+
 @torch.inference_mode()
 def denoise_chunks(job: DenoiseJob, hold: Hold, *, told: bool) -> Iterator[torch.Tensor]:
     """Denoise chunk after chunk; yields this rank's clip, with noise where nothing is made yet.

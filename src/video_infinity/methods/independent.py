@@ -12,12 +12,21 @@ from collections.abc import Iterator
 
 import torch
 
-from video_infinity.config import chosen
+from video_infinity.config import MethodSpec, chosen
 from video_infinity.methods.base import DenoiseJob
 from video_infinity.methods.shared_windows import denoise_in_windows
-from video_infinity.windows import even_spans
+from video_infinity.windows import even_spans, joins_of
+
+
+def clips_of(how: MethodSpec, num_frames: int) -> tuple[range, ...]:
+    """The clips of the timeline."""
+    return even_spans(num_frames, chosen(how.window_frames))
+
+
+def joins_of_clips(how: MethodSpec, num_frames: int) -> tuple[int, ...]:
+    return joins_of(clips_of(how, num_frames))
 
 
 def denoise_independent(job: DenoiseJob) -> Iterator[torch.Tensor]:
     """Denoise this rank's clips, one after the other at every step."""
-    return denoise_in_windows(job, even_spans(job.num_frames, chosen(job.how.window_frames)))
+    return denoise_in_windows(job, clips_of(job.how, job.num_frames))
