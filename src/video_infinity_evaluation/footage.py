@@ -24,6 +24,8 @@ Frame = npt.NDArray[np.uint8]
 
 DEFAULT_FPS = 8.0
 """Of frames that came without a rate. VBench samples at 8 a second: each of them then counts."""
+TEXT = "tty"
+"""FFmpeg's reader of .txt, .nfo and the like, which draws text as pictures of a terminal."""
 
 
 class Footage:
@@ -104,6 +106,9 @@ def _open(path: Path) -> av.container.InputContainer:
         raise EvaluationError(
             f"{path} is no video that can be read ({_cause(error)}); name one such as clip.mp4"
         ) from error
+    if container.format.name == TEXT:
+        container.close()
+        raise EvaluationError(f"{path} is text and no video; name one such as clip.mp4")
     if not container.streams.video:
         container.close()
         raise EvaluationError(f"{path} holds no video stream; name a file with pictures")

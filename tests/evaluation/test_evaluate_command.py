@@ -159,6 +159,7 @@ CASES: dict[str, Case] = {
     "no file": (lambda _: ["nope.mp4"], ("'nope.mp4' cannot be read", "No such file")),
     "no name": (lambda _: [], ("FILE", "--help")),
     "text": (spoilt("v.mp4", b"no video"), ("v.mp4 is no video",)),
+    "text that FFmpeg draws": (spoilt("v.txt", b"a line\n" * 60), ("v.txt is text and no video",)),
     "empty": (spoilt("v.mp4", b""), ("v.mp4 is no video",)),
     "null byte": (lambda _: ["a\0b"], ("'a\\x00b' cannot be read", "null byte")),
     "no picture in it": (lambda place: [str(place)], ("without PNGs",)),
