@@ -9,7 +9,7 @@ F frames, H height, W width, C = 3 (red, green, blue).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,24 @@ def open_footage(video: Any, fps: float | None = None) -> Footage:
         return Footage(str(path), _rate(path) if fps is None else fps, _decoded(path))
     rate = getattr(video, "fps", DEFAULT_FPS) if fps is None else fps
     return Footage("the video", float(rate), video)
+
+
+def most_frames(video: Any) -> int | None:
+    """How many frames there are at most, without decoding any; None where only a pass can tell.
+
+    A file's are its packets: not all headers hold the number, and one of a fragmented mp4 holds
+    that of its first fragment.
+    """
+    if not isinstance(video, str | Path):
+        return len(video) if isinstance(video, Sized) else None
+    path = Path(video)
+    if path.is_dir():
+        return len(list(path.glob("*.png")))
+    with _open(path) as container:
+        try:
+            return sum(packet.size > 0 for packet in container.demux(video=0))
+        except av.FFmpegError:
+            return None
 
 
 def _pictures(path: Path) -> Iterator[Frame]:

@@ -157,6 +157,7 @@ def test_values_over_time_have_their_lengths(scores: dict[str, Scores]) -> None:
         (np.zeros((4, 32, 32, 3), np.float32), {}, ("frame 0", "float32")),
         ([np.zeros((32, s, 3), np.uint8) for s in (32, 32, 34)], {}, ("frame 2", "34x32")),
         (np.zeros((4, 32, 32, 3), np.uint8), {"borders": [4]}, ("frame 4 of 4", "1 to 3")),
+        (iter(np.zeros((4, 32, 32, 3), np.uint8)), {"borders": [4]}, ("frame 4 of 4", "1 to 3")),
         (np.zeros((4, 32, 32, 3), np.uint8), {"fps": 0}, ("0.0 frames a second", "above 0")),
         (
             np.zeros((4, 32, 32, 3), np.uint8),
