@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.evaluation.conftest import real_frames
+from tests.evaluation.conftest import Mean, real_frames
 from video_infinity_evaluation import Backends, EvaluationError, Scores, score
 
 FRAMES, CLIP = 48, 16
@@ -186,12 +186,6 @@ def test_what_has_no_value_says_why(backends: Backends) -> None:
 
 
 def test_a_subject_without_scenes_wants_a_scene(backends: Backends) -> None:
-    class Mean:
-        label = "mean"
-
-        def __call__(self, frames: Any) -> Any:
-            return np.stack([frame.mean((0, 1)) for frame in frames]).astype(np.float32)
-
     with pytest.raises(EvaluationError, match="mean has no scenes: give a scene"):
         Backends(Mean(), backends.flow)
     assert Backends(Mean(), backends.flow, Mean()).scene is not None
