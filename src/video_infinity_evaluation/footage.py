@@ -9,7 +9,7 @@ F frames, H height, W width, C = 3 (red, green, blue).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ Frame = npt.NDArray[np.uint8]
 
 DEFAULT_FPS = 8.0
 """Of frames that came without a rate. VBench samples at 8 a second: each of them then counts."""
+TEXT = "tty"
+"""FFmpeg's reader of .txt, .nfo and the like, which draws text as pictures of a terminal."""
 
 
 class Footage:
@@ -82,6 +84,24 @@ def open_footage(video: Any, fps: float | None = None) -> Footage:
     return Footage("the video", float(rate), video)
 
 
+def most_frames(video: Any) -> int | None:
+    """How many frames there are at most, without decoding any; None where only a pass can tell.
+
+    A file's are its packets: not all headers hold the number, and one of a fragmented mp4 holds
+    that of its first fragment.
+    """
+    if not isinstance(video, str | Path):
+        return len(video) if isinstance(video, Sized) else None
+    path = Path(video)
+    if path.is_dir():
+        return len(list(path.glob("*.png")))
+    with _open(path) as container:
+        try:
+            return sum(packet.size > 0 for packet in container.demux(video=0))
+        except av.FFmpegError:
+            return None
+
+
 def _pictures(path: Path) -> Iterator[Frame]:
     files = sorted(path.glob("*.png"))
     if not files:
@@ -104,6 +124,9 @@ def _open(path: Path) -> av.container.InputContainer:
         raise EvaluationError(
             f"{path} is no video that can be read ({_cause(error)}); name one such as clip.mp4"
         ) from error
+    if container.format.name == TEXT:
+        container.close()
+        raise EvaluationError(f"{path} is text and no video; name one such as clip.mp4")
     if not container.streams.video:
         container.close()
         raise EvaluationError(f"{path} holds no video stream; name a file with pictures")

@@ -21,7 +21,7 @@ from video_infinity_evaluation.assemble import (
 )
 from video_infinity_evaluation.errors import EvaluationError
 from video_infinity_evaluation.flow import MIN_SIDE
-from video_infinity_evaluation.footage import open_footage
+from video_infinity_evaluation.footage import most_frames, open_footage
 from video_infinity_evaluation.passing import Backends, Pass, load_backends
 from video_infinity_evaluation.scores import Measure, Scores
 from video_infinity_evaluation.world import words
@@ -67,6 +67,9 @@ def score(
         raise EvaluationError(
             f"{footage.name} is {width}x{height}; measures need {MIN_SIDE} pixels a side or more"
         )
+    most = most_frames(video) if len(borders) else None
+    if most is not None:  # before hours of work
+        length.check_borders(borders, most)
     scene, why_no_scene = _scene(prompt, height, width)
     seen = Pass(backends, vbench.sampled_every(footage.fps), read_words=scene is not None)
     seen.run(itertools.chain(head, frames), on_frame)

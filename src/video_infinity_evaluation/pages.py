@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,9 +32,13 @@ def tables(rows: Sequence[Row]) -> str:
     parts = []
     for num_frames in sorted({row["job"]["num_frames"] for row in rows}):
         of_length = [row for row in rows if row["job"]["num_frames"] == num_frames]
-        prompts = len({row["job"]["prompt"] for row in of_length})
-        seeds = len({row["job"]["seed"] for row in of_length})
-        parts.append(f"### {num_frames} frames\n\n{prompts} prompts, seeds of each: {seeds}.\n")
+        seeds = Counter(
+            prompt
+            for prompt, _ in {(row["job"]["prompt"], row["job"]["seed"]) for row in of_length}
+        )
+        fewest, most = min(seeds.values()), max(seeds.values())
+        each = f"{most}" if fewest == most else f"{fewest} to {most}"
+        parts.append(f"### {num_frames} frames\n\n{len(seeds)} prompts, seeds of each: {each}.\n")
         for group, title in TITLES.items():
             if measure_names(of_length, group):
                 parts.append(f"#### {title}\n\n{_table(of_length, group)}\n")

@@ -34,6 +34,15 @@ def real_frames(name: str, count: int, width: int) -> Any:
     return np.stack(frames)
 
 
+class Mean:
+    """Features that are the mean colour: no network."""
+
+    label = "mean"
+
+    def __call__(self, frames: Any) -> Any:
+        return np.stack([frame.mean((0, 1)) for frame in frames]).astype(np.float32)
+
+
 @pytest.fixture(scope="session")
 def backends() -> Backends:
     """The light ones."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +16,8 @@ from PIL import Image
 from tests.evaluation.conftest import real_frames, real_video
 from video_infinity import cli
 from video_infinity.output import open_sink
-from video_infinity_evaluation.footage import open_footage
+from video_infinity_evaluation import Backends, EvaluationError, score
+from video_infinity_evaluation.footage import most_frames, open_footage
 
 PROMPT = "a red seven moving left on a navy background"
 
@@ -113,6 +115,37 @@ def test_video_of_others_is_read() -> None:
     assert sum(1 for _ in footage) == 120
 
 
+class Untouched:
+    label = "none"
+
+    def __call__(self, *_: Any) -> Any:
+        pytest.fail("the pass began")
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.webm", "frames", None])
+def test_a_border_outside_is_told_before_the_pass(name: str | None, tmp_path: Path) -> None:
+    frames = real_frames("carphone_pristine", 5, 64)[:, :48]
+    video = frames if name is None else write(tmp_path / name, frames)
+    never = Backends(Untouched(), Untouched(), Untouched())
+    with pytest.raises(EvaluationError, match="frame 5 of 5"):
+        score(video, borders=[2, 5], backends=never)
+    with pytest.raises(pytest.fail.Exception, match="the pass began"):
+        score(video, borders=[2, 4], backends=never)
+
+
+def test_frames_are_counted_where_the_header_tells_too_few(tmp_path: Path) -> None:
+    frames = real_frames("carphone_pristine", 12, 64)[:, :48]
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w", options={"movflags": "frag_keyframe"}) as container:
+        stream = container.add_stream("mpeg4", rate=8, options={"g": "4"})
+        stream.width, stream.height = 64, 48
+        for frame in (*map(av.VideoFrame.from_ndarray, frames), None):
+            container.mux(stream.encode(frame))
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 4, "its first fragment"
+    assert most_frames(path) == sum(1 for _ in open_footage(path)) == 12
+
+
 Case = tuple[Callable[[Path], list[str]], tuple[str, ...]]
 
 
@@ -159,6 +192,7 @@ CASES: dict[str, Case] = {
     "no file": (lambda _: ["nope.mp4"], ("'nope.mp4' cannot be read", "No such file")),
     "no name": (lambda _: [], ("FILE", "--help")),
     "text": (spoilt("v.mp4", b"no video"), ("v.mp4 is no video",)),
+    "text that FFmpeg draws": (spoilt("v.txt", b"a line\n" * 60), ("v.txt is text and no video",)),
     "empty": (spoilt("v.mp4", b""), ("v.mp4 is no video",)),
     "null byte": (lambda _: ["a\0b"], ("'a\\x00b' cannot be read", "null byte")),
     "no picture in it": (lambda place: [str(place)], ("without PNGs",)),

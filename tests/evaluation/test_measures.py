@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.evaluation.conftest import real_frames
+from tests.evaluation.conftest import Mean, real_frames
 from video_infinity_evaluation import Backends, EvaluationError, Scores, score
 
 FRAMES, CLIP = 48, 16
@@ -157,6 +157,7 @@ def test_values_over_time_have_their_lengths(scores: dict[str, Scores]) -> None:
         (np.zeros((4, 32, 32, 3), np.float32), {}, ("frame 0", "float32")),
         ([np.zeros((32, s, 3), np.uint8) for s in (32, 32, 34)], {}, ("frame 2", "34x32")),
         (np.zeros((4, 32, 32, 3), np.uint8), {"borders": [4]}, ("frame 4 of 4", "1 to 3")),
+        (iter(np.zeros((4, 32, 32, 3), np.uint8)), {"borders": [4]}, ("frame 4 of 4", "1 to 3")),
         (np.zeros((4, 32, 32, 3), np.uint8), {"fps": 0}, ("0.0 frames a second", "above 0")),
         (
             np.zeros((4, 32, 32, 3), np.uint8),
@@ -202,12 +203,6 @@ def test_drift_is_held_against_as_many_frames_whatever_the_borders(backends: Bac
 
 
 def test_a_subject_without_scenes_wants_a_scene(backends: Backends) -> None:
-    class Mean:
-        label = "mean"
-
-        def __call__(self, frames: Any) -> Any:
-            return np.stack([frame.mean((0, 1)) for frame in frames]).astype(np.float32)
-
     with pytest.raises(EvaluationError, match="mean has no scenes: give a scene"):
         Backends(Mean(), backends.flow)
     assert Backends(Mean(), backends.flow, Mean()).scene is not None

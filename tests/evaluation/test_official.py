@@ -6,6 +6,7 @@ The loading and the preprocessing are the real ones; the networks' size is not, 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
@@ -32,6 +34,7 @@ from video_infinity_evaluation.official import (
     shorter_side,
 )
 
+Kernel = Callable[[torch.Tensor], torch.Tensor]
 SMALL: dict[str, Any] = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -88,10 +91,41 @@ def test_features_are_those_of_the_network_alone(folder: Path, video: Any) -> No
     np.testing.assert_allclose(official.subject(video[:1])[0], expected, atol=1e-5)
 
 
-def test_resize_and_crop_are_torchvisions() -> None:
+def tent(distance: torch.Tensor) -> torch.Tensor:
+    return (1 - distance).clamp(min=0)
+
+
+def keys(distance: torch.Tensor) -> torch.Tensor:
+    """Cubic convolution with a = -0.75, as torch and OpenCV have it. Source: Keys (1981)."""
+    near = (1.25 * distance - 2.25) * distance**2 + 1
+    far = -0.75 * (((distance - 5) * distance + 8) * distance - 4)
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+
+
+def sampling(size: int, wanted: int, kernel: Kernel) -> torch.Tensor:
+    """Weights [wanted, size] of pixels read at the centres of larger ones, nothing averaged."""
+    place = (torch.arange(wanted) + 0.5) * size / wanted - 0.5
+    return kernel((place[:, None] - torch.arange(size)).abs())
+
+
+@pytest.mark.parametrize(("mode", "kernel"), [("bilinear", tent), ("bicubic", keys)])
+def test_a_smaller_picture_is_read_at_points_without_antialias(mode: str, kernel: Kernel) -> None:
+    """As torchvision's Resize(25, antialias=False), whose longer side is int(25 * 100 / 60)."""
+    picture = torch.rand(1, 3, 100, 60, generator=torch.Generator().manual_seed(0))
+    expected = sampling(100, 41, kernel) @ picture @ sampling(60, 25, kernel).mT
+    inner = (..., slice(1, -1), slice(1, -1))  # further out the edge goes on
+    for found, wanted in (
+        (shorter_side(picture, 25, mode), expected),
+        (shorter_side(picture.mT, 25, mode), expected.mT),
+    ):
+        assert found.shape == wanted.shape
+        torch.testing.assert_close(found[inner], wanted[inner], rtol=0, atol=1e-5)
+    smooth = functional.interpolate(picture, (41, 25), mode=mode, antialias=True)
+    assert (smooth - expected)[inner].abs().mean() > 0.1
+
+
+def test_the_crop_is_the_middle() -> None:
     picture = torch.rand(1, 3, 100, 60)
-    assert shorter_side(picture, 30, "bilinear").shape == (1, 3, 50, 30)
-    assert shorter_side(picture.mT, 30, "bicubic").shape == (1, 3, 30, 50)
     assert torch.equal(centre(picture, 60), picture[:, :, 20:80])
 
 

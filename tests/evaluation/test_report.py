@@ -159,7 +159,7 @@ def test_another_job_has_another_key() -> None:
 
 def test_tables_have_means_intervals_and_counts(rows: list[Row]) -> None:
     text = tables(rows)
-    assert "## 12 frames" in text and "2 prompts, seeds of each: 1" in text
+    assert "## 12 frames" in text
     assert f"| measure | good | {REAL} | shuffled |" in text
     assert "| digit right (frames) | ↑ | 1 ± 0 (2) | 0 ± 0 (2) |" in text
     values = [row["measures"]["temporal_flickering"]["value"] for row in rows[::2]]
@@ -167,6 +167,16 @@ def test_tables_have_means_intervals_and_counts(rows: list[Row]) -> None:
     assert f"| temporal_flickering | ↑ | {interval(values)} (2) |" in text
     assert "| subject_consistency* |" in text and "not with VBench" in text
     assert "aesthetic_quality" not in text, "it was not measured"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "each"), [((1, 1, 2, 2), "1"), ((1, 2, 1, 2), "2"), ((1, 1, 2, 3), "1 to 2")]
+)
+def test_seeds_are_counted_by_prompt(rows: list[Row], seeds: tuple[int, ...], each: str) -> None:
+    seeded = [
+        {**row, "job": {**row["job"], "seed": seed}} for row, seed in zip(rows, seeds, strict=True)
+    ]
+    assert f"2 prompts, seeds of each: {each}.\n" in tables(seeded)
 
 
 def test_a_sheet_has_a_row_for_each_video(folder: Path, rows: list[Row]) -> None:
