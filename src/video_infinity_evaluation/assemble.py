@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from video_infinity_evaluation import length, vbench
+from video_infinity_evaluation import length, niqe, vbench
 from video_infinity_evaluation.official import NO_LIBRARY
 from video_infinity_evaluation.passing import Pass
 from video_infinity_evaluation.scores import Measure
@@ -19,7 +19,8 @@ INTERPOLATED = "frames half-way by "
 
 
 def vbench_measures(seen: Pass) -> list[Measure]:
-    """The seven dimensions of the paper's table."""
+    """The seven dimensions of the paper's table; imaging quality in another unit, of which less is
+    better."""
     backends = seen.backends
     values: dict[str, tuple[float | None, str]] = {
         "subject_consistency": (
@@ -40,18 +41,31 @@ def vbench_measures(seen: Pass) -> list[Measure]:
             float(np.mean(seen.aesthetic)) if seen.aesthetic else None,
             backends.aesthetic.label if backends.aesthetic is not None else "",
         ),
-        "imaging_quality": (None, ""),
+        "imaging_quality": (
+            float(np.mean(seen.imaging)) if seen.imaging else None,
+            backends.imaging.label if backends.imaging is not None else "",
+        ),
     }
     notes = {
         "aesthetic_quality": "needs --weights with CLIP ViT-L/14 and LAION's head",
-        "imaging_quality": f"{NO_LIBRARY['imaging_quality']} runs in --vbench-env alone",
+        "imaging_quality": _why_no_imaging(seen),
     }
     measures = []
     for name in vbench.DIMENSIONS:
         value, label = values[name]
         note = notes.get(name, "") if value is None else ""
-        measures.append(Measure(name, value, "vbench", "high", label, note))
+        good = "low" if name == "imaging_quality" else "high"
+        measures.append(Measure(name, value, "vbench", good, label, note))
     return measures
+
+
+def _why_no_imaging(seen: Pass) -> str:
+    official = f"{NO_LIBRARY['imaging_quality']} runs in --vbench-env alone"
+    if seen.backends.imaging is None:
+        return official
+    if seen.shorter_side_px < niqe.MIN_SIDE:
+        return f"NIQE needs frames of {niqe.MIN_SIDE} pixels a side or more; {official}"
+    return f"NIQE needs two patches of a frame that are not flat; {official}"
 
 
 def length_measures(seen: Pass, borders: Sequence[int]) -> list[Measure]:

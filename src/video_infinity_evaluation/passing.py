@@ -12,6 +12,7 @@ from video_infinity_evaluation.errors import EvaluationError
 from video_infinity_evaluation.features import EfficientNetLite, Features
 from video_infinity_evaluation.flow import DisFlow, Flow
 from video_infinity_evaluation.footage import Frame
+from video_infinity_evaluation.niqe import Niqe
 from video_infinity_evaluation.observers import (
     Changes,
     Colours,
@@ -32,6 +33,7 @@ class Backends:
 
     scene      None: the subject's own, half-way up, which the light one has
     aesthetic  None: not measured
+    imaging    None: not measured
     Raises EvaluationError without a scene for a subject that has none of its own.
     """
 
@@ -39,6 +41,7 @@ class Backends:
     flow: Flow
     scene: Features | None = None
     aesthetic: Aesthetic | None = None
+    imaging: Niqe | None = None
 
     def __post_init__(self) -> None:
         if self.scene is None and not hasattr(self.subject, "scenes"):
@@ -51,7 +54,7 @@ def load_backends(weights: Path | None = None) -> Backends:
     Raises EvaluationError for a folder that holds none, or one that cannot be loaded.
     """
     if weights is None:
-        return Backends(EfficientNetLite(), DisFlow())
+        return Backends(EfficientNetLite(), DisFlow(), imaging=Niqe())
     official = load_official(weights)
     light = EfficientNetLite()
     return Backends(
@@ -59,6 +62,7 @@ def load_backends(weights: Path | None = None) -> Backends:
         DisFlow(),
         official.scene or (LightScenes(light) if official.subject else None),
         official.aesthetic,
+        Niqe(),
     )
 
 
@@ -88,6 +92,7 @@ class Pass:
         self.contents = Contents(backends.subject, backends.scene)
         self.witness = Witness() if read_words else None
         self.aesthetic: list[float] = []
+        self.imaging: list[float] = []
 
     def run(self, frames: Iterable[Frame], on_frame: Callable[[int], None] | None) -> None:
         """See all frames. on_frame: is told how many are done."""
@@ -98,6 +103,9 @@ class Pass:
                 self.witness.see_all(piece)
             if self.backends.aesthetic is not None:
                 self.aesthetic += self.backends.aesthetic(piece).tolist()
+            if self.backends.imaging is not None:
+                found = map(self.backends.imaging, piece)
+                self.imaging += [value for value in found if value is not None]
             for frame in piece:
                 view = View(self.num_frames, frame, last, self.backends.flow)
                 for observer in (self.changes, self.interpolation, self.sampled, self.colours):

@@ -1,8 +1,9 @@
 """VBench's formulas, pure: what the backends give goes in, a score comes out.
 
 They are those of the package `vbench` 0.1.5, to its rounding; `tests/evaluation` runs both side by
-side. The seven dimensions of the paper's table are here or, where the formula is a mean of what a
-network says of each frame, in `official.py`.
+side. Of the seven dimensions of the paper's table five are here. Aesthetic quality is a mean of
+what a network says of each frame (`official.py`). Imaging quality is one of MUSIQ, which runs in
+VBench's own environment alone; what stands in for it has another formula and scale (`niqe.py`).
 
 F frames, P pairs of neighbours, D features.
 Source: Huang et al., "VBench: Comprehensive Benchmark Suite for Video Generative Models" (2024).

