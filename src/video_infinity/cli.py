@@ -221,8 +221,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a file's name need not be text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    code = run(sys.argv[1:])
-    with suppress(OSError):  # nobody reads any more
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt as how:  # while it told of an error, as a rank that others outlived
+        code = report_interrupt(how)
+    with suppress(OSError, KeyboardInterrupt):  # nobody reads any more
         sys.stdout.flush()
     os._exit(code)
 

@@ -113,3 +113,23 @@ def test_afterwards_all_is_as_before() -> None:
     after = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(after)
     assert after == before
+
+
+TELLS_OF_AN_ERROR = """
+import os, signal, sys
+from video_infinity import cli
+
+def told_to_end_meanwhile(error):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+cli.report_error = told_to_end_meanwhile
+sys.argv = ["video-infinity", "plan", "a", "--num-frames", "none"]
+cli.main()
+"""
+
+
+def test_a_process_that_is_told_to_end_while_it_tells_of_an_error_shows_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TELLS_OF_AN_ERROR], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "video-infinity: interrupted\n")
