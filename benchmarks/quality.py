@@ -26,11 +26,11 @@ from benchmarks.studies import REAL, SMALL, STUDIES, Study
 from benchmarks.times import machines_of, read_times, take_times
 from training import data
 from training.evaluate import balanced_scenes
-from video_infinity.adapters import PRESETS
+from video_infinity.adapters import PRESETS, inspect_model
+from video_infinity.config import ModelSpec
 from video_infinity.destination import atomic_write_bytes
 from video_infinity.noise import frame_generator
 from video_infinity.output import open_sink
-from video_infinity.windows import even_spans, joins_of
 from video_infinity_evaluation.pages import contact_sheet
 from video_infinity_evaluation.passing import load_backends
 from video_infinity_evaluation.report import (
@@ -38,8 +38,8 @@ from video_infinity_evaluation.report import (
     Made,
     generate,
     is_made,
+    known_clips,
     make_together,
-    pixel_frames,
     read_rows,
     run_jobs,
     video_file,
@@ -68,8 +68,8 @@ def render_real(job: Job, path: Path) -> Made:
     with open_sink(path, fps=8, width=width, height=height, overwrite=True) as sink:
         sink.write(pixels)
     latents = 1 + (job.num_frames - 1) // studies.FRAMES_PER_LATENT[job.model]
-    apart = joins_of(even_spans(latents, studies.TRAINED_FRAMES[job.model]))
-    return Made(pixel_frames(apart, latents, job.num_frames))
+    trained_frames = inspect_model(ModelSpec(job.model)).defaults.trained_frames
+    return Made(known_clips(latents, job.num_frames, trained_frames))
 
 
 def chosen(arguments: argparse.Namespace) -> list[tuple[Study, str, list[tuple[str, Job]]]]:

@@ -30,8 +30,6 @@ ROUND = 5
 """Prompts of a column that are made one after the other."""
 TOGETHER = ("--front-frames", "0")
 FRAMES_PER_LATENT = MappingProxyType({"demo": 1, "demo-wan": 4})
-TRAINED_FRAMES = MappingProxyType({"demo": 16, "demo-wan": 13})
-"""Latent frames of the videos that a model was trained on."""
 
 
 @dataclass(frozen=True)
@@ -159,21 +157,6 @@ STUDIES = (
             )
         ),
         MappingProxyType({192: 5}),
-        models=("demo",),
-    ),
-    Study(
-        "bias-wan",
-        "The paper's bias, and global frames that rotate, all frames together",
-        _together(
-            _ours(
-                all_together="",
-                bias_10="--local-bias 10 --global-bias 10",
-                rotating="--global-rule rotating",
-                freenoise_noise="--noise freenoise",
-            )
-        ),
-        MappingProxyType({192: 5}),
-        models=("demo-wan",),
     ),
     Study(
         "fronts",

