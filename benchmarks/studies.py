@@ -114,6 +114,17 @@ STUDIES = (
     ),
     Study("longest", "The longest videos", _plain((*LONGEST, REAL)), MappingProxyType({2304: 2})),
     Study(
+        "close-longest",
+        "The longest videos, more prompts of what is close",
+        (
+            *_plain(METHODS[:1]),
+            Column("one stretch", "clip-parallel", ("--front-span", "1024")),
+            *_plain(("autoregressive", REAL)),
+        ),
+        MappingProxyType({2304: 5}),
+        models=("demo-wan",),
+    ),
+    Study(
         "parts",
         "Without one part, all frames together",
         _together(
