@@ -12,6 +12,7 @@ from statistics import median
 from benchmarks.plots import BLUE, COLOURS, GREY, figure_of, svg_of
 from benchmarks.studies import REAL, Study
 from benchmarks.times import Times
+from benchmarks.verdicts import verdicts
 from video_infinity_evaluation.pages import cell, summary, tables, values_of
 from video_infinity_evaluation.report import Job, Made, Row, weights_of
 from video_infinity_evaluation.statistics import Interval, over_prompts
@@ -142,8 +143,7 @@ def differences(shown: Shown) -> str:
 
 def _signed(found: Interval) -> str:
     text = f"{'+' if found.mean > 0 else ''}{cell(found)}"
-    apart = found.half_width is not None and abs(found.mean) > found.half_width
-    return f"**{text}**" if apart else text
+    return f"**{text}**" if found.excludes_zero else text
 
 
 def costs(shown: Shown) -> str:
@@ -218,6 +218,7 @@ def page(all_shown: Sequence[Shown], images: Path, command: str, machine: str) -
                 parts.append(f"![{words}](images/{file})\n\n*{words}.*\n")
         if told := costs(shown):
             parts += ["### Time and memory\n", _COSTS, told]
+        parts.append(verdicts(shown.labelled()))
         parts.append(tables(shown.labelled()))
         sections.append("\n".join(parts))
     made, wanted = sum(len(s.rows) for s in all_shown), sum(len(s.jobs) for s in all_shown)

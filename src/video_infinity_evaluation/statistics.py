@@ -23,6 +23,11 @@ class Interval:
             return f"{self.mean:.4g}"
         return f"{self.mean:.4g} ± {self.half_width:.2g}"
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether all of the interval lies on one side of 0."""
+        return self.half_width is not None and abs(self.mean) > self.half_width
+
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Student's t-interval of the mean of independent values.
