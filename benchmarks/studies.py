@@ -116,12 +116,18 @@ STUDIES = (
     Study(
         "close-longest",
         "The longest videos, more prompts of what is close",
-        (
-            *_plain(METHODS[:1]),
-            Column("one stretch", "clip-parallel", ("--front-span", "1024")),
-            *_plain(("autoregressive", REAL)),
-        ),
+        _plain((*METHODS[:1], "autoregressive", REAL)),
         MappingProxyType({2304: 5}),
+        models=("demo-wan",),
+    ),
+    Study(
+        "stretches-wan",
+        "One front through the whole video, or one through each stretch of so many latent frames",
+        (
+            Column("whole", "clip-parallel"),
+            Column("256", "clip-parallel", ("--front-span", "256")),
+        ),
+        MappingProxyType({1024: 6, 2304: 5}),
         models=("demo-wan",),
     ),
     Study(
@@ -185,7 +191,7 @@ STUDIES = (
         "Latent frames that a front reaches in a step, and those that it moves through at most",
         (
             ALL_TOGETHER,
-            Column("1:256", "clip-parallel"),
+            Column("1:1024", "clip-parallel"),
             *_pairs("--front-frames", "--front-span", "2:256 1:25 1:13"),
         ),
         MappingProxyType({192: 5}),

@@ -32,7 +32,7 @@ DEFAULTS = {
     "local_frames": 8,
     "global_frames": 4,
     "front_frames": 1,
-    "front_span": 256,
+    "front_span": 1024,
 }
 
 
