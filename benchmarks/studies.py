@@ -121,6 +121,16 @@ STUDIES = (
         models=("demo-wan",),
     ),
     Study(
+        "stretches",
+        "One front through the whole video, or one through each stretch of so many latent frames",
+        (
+            Column("whole", "clip-parallel"),
+            Column("1024", "clip-parallel", ("--front-span", "1024")),
+        ),
+        MappingProxyType({2304: 2}),
+        models=("demo",),
+    ),
+    Study(
         "stretches-wan",
         "One front through the whole video, or one through each stretch of so many latent frames",
         (
@@ -180,7 +190,7 @@ STUDIES = (
         "Frames that a front reaches in a step, and those that it moves through at most",
         (
             ALL_TOGETHER,
-            Column("2:1024", "clip-parallel"),
+            Column("2:4096", "clip-parallel"),
             *_pairs("--front-frames", "--front-span", "8:1024 4:1024 1:1024 2:96 2:48"),
         ),
         MappingProxyType({192: 5}),

@@ -30,7 +30,7 @@ SCOPES = {  # of long videos; what was measured is in docs/lab-notes.md
     "global_bias": 0.0,
     "bias_switch": 800.0,
     "front_frames": 2,
-    "front_span": 1024,
+    "front_span": 4096,
 }
 DEFAULTS = {
     "vocabulary": list(world.VOCABULARY),
