@@ -210,7 +210,7 @@ STUDIES = (
     Study(
         "scopes",
         "Sizes of the local scope and of the global context, all frames together",
-        _together(_scopes("4:4 8:0 8:8 8:16 12:0 12:4 12:16 16:0")),
+        _together(_scopes("8:16 4:4 8:0 8:8 12:0 12:4 12:16 16:0")),
         MappingProxyType({192: 5}),
         models=("demo",),
     ),
@@ -224,7 +224,7 @@ STUDIES = (
     Study(
         "scopes-wan",
         "Sizes of the local scope and of the global context, all frames together",
-        _together(_scopes("4:0 4:4 6:0 6:4 8:0 8:4 12:0 12:4")),
+        _together(_scopes("8:4 4:0 4:4 6:0 6:4 8:0 12:0 12:4")),
         MappingProxyType({192: 5}),
         models=("demo-wan",),
     ),
