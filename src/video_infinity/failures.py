@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -23,6 +22,7 @@ from video_infinity.errors import (
     VideoInfinityError,
 )
 from video_infinity.interrupts import EXIT_INTERRUPTED, RunStopped
+from video_infinity.notes import read_note, write_note
 
 EXIT_FAILED, EXIT_MISTAKE = 1, 2
 
@@ -96,18 +96,17 @@ def _leave_failure(error: BaseException) -> None:
     leave(Path(os.environ[FAILURES_DIR]), int(os.environ.get("RANK", "0")), failure)
 
 
-def leave(scratch: Path, rank: int, failure: Mapping[str, Any]) -> None:
+def leave(scratch: Path, rank: int, failure: dict[str, Any]) -> None:
     """Note why a rank failed, for `first_failure`."""
-    path = scratch / f"rank-{rank}.json"
     with suppress(OSError):  # no launcher any more, or a full disk: the exit code has to do
-        path.write_text(json.dumps(failure), encoding="utf-8")
+        write_note(scratch / f"rank-{rank}.json", failure)
 
 
 def note_told() -> None:
     """Note when a spawned rank was told to end: the one that fails first was told by nobody."""
     path = Path(os.environ[FAILURES_DIR]) / f"told-{os.environ.get('RANK', '0')}.json"
     with suppress(OSError):
-        path.write_text(json.dumps(time.time()), encoding="utf-8")
+        write_note(path, {"time": time.time()})
 
 
 def first_failure(scratch: Path, exit_codes: Mapping[int, int]) -> UserError | RankFailedError:
@@ -117,11 +116,11 @@ def first_failure(scratch: Path, exit_codes: Mapping[int, int]) -> UserError | R
     exit_codes  by rank, of those that failed; negative for the signal that killed one
     """
     failures = {
-        int(path.stem.removeprefix("rank-")): json.loads(path.read_text(encoding="utf-8"))
+        int(path.stem.removeprefix("rank-")): read_note(path)
         for path in scratch.glob("rank-*.json")
     }
     told = {
-        int(path.stem.removeprefix("told-")): json.loads(path.read_text(encoding="utf-8"))
+        int(path.stem.removeprefix("told-")): read_note(path)["time"]
         for path in scratch.glob("told-*.json")
     }
     first = min((failure["time"] for failure in failures.values()), default=math.inf)

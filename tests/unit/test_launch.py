@@ -63,6 +63,22 @@ def test_an_error_of_ours_needs_no_traceback(
     assert str(error) == "rank 0 failed: disk full; make room"
 
 
+def test_a_rank_that_ends_while_it_notes_its_error_does_not_hide_anothers(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher ends all ranks once one has failed, in whatever they are doing."""
+    fail(1, UserError("no such thing; name another"), scratch, monkeypatch)
+
+    def cut_off(path: Path, text: str, **_: object) -> int:
+        path.write_bytes(text.encode()[:9])
+        raise OSError("ended here")
+
+    monkeypatch.setattr(Path, "write_text", cut_off)
+    fail(0, UserError("no such thing; name another"), scratch, monkeypatch)
+    note_told()
+    assert type(first_failure(scratch, {0: 2, 1: 2})) is UserError
+
+
 def test_the_users_mistake_stays_one(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fail(1, UserError("no such thing; name another"), scratch, monkeypatch) == 2
     assert type(first_failure(scratch, {1: 2})) is UserError
