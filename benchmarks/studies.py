@@ -88,6 +88,20 @@ def _together(columns: Sequence[Column]) -> tuple[Column, ...]:
     return tuple(replace(c, options=(*c.options, *TOGETHER)) for c in columns)
 
 
+def _stretches(name: str, model: str, span: str, prompts: Mapping[int, int]) -> Study:
+    """One front through all frames, the default, beside stretches of at most `span` latent ones."""
+    return Study(
+        name,
+        "One front through the whole video, or one through each stretch of so many latent frames",
+        (
+            Column("whole", "clip-parallel"),
+            Column(span, "clip-parallel", ("--front-span", span)),
+        ),
+        MappingProxyType(prompts),
+        models=(model,),
+    )
+
+
 ALL_TOGETHER = Column("all together", "clip-parallel", TOGETHER)
 """Ours without the fronts that both models have in their defaults."""
 STUDIES = (
@@ -120,26 +134,8 @@ STUDIES = (
         MappingProxyType({2304: 5}),
         models=("demo-wan",),
     ),
-    Study(
-        "stretches",
-        "One front through the whole video, or one through each stretch of so many latent frames",
-        (
-            Column("whole", "clip-parallel"),
-            Column("1024", "clip-parallel", ("--front-span", "1024")),
-        ),
-        MappingProxyType({2304: 2}),
-        models=("demo",),
-    ),
-    Study(
-        "stretches-wan",
-        "One front through the whole video, or one through each stretch of so many latent frames",
-        (
-            Column("whole", "clip-parallel"),
-            Column("256", "clip-parallel", ("--front-span", "256")),
-        ),
-        MappingProxyType({1024: 6, 2304: 5}),
-        models=("demo-wan",),
-    ),
+    _stretches("stretches", "demo", "1024", {2304: 2}),
+    _stretches("stretches-wan", "demo-wan", "256", {1024: 6, 2304: 5}),
     Study(
         "parts",
         "Without one part, all frames together",
