@@ -134,6 +134,15 @@ STUDIES = (
         MappingProxyType({2304: 5}),
         models=("demo-wan",),
     ),
+    Study(
+        "conditioning",
+        "Frames that a chunk goes on from: clean, as the models were trained, or by replacement",
+        (
+            Column("clean", "autoregressive"),
+            Column("replacement", "autoregressive", ("--conditioning", "replacement")),
+        ),
+        MappingProxyType({192: 5}),
+    ),
     _stretches("stretches", "demo", "1024", {2304: 2}),
     _stretches("stretches-wan", "demo-wan", "256", {1024: 6, 2304: 5}),
     Study(

@@ -53,6 +53,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "noise": ("NAME", "plain, or freenoise: the first window's, shuffled (the method's)."),
     "window_frames": ("N", "Latent frames of a method's window, clip or chunk."),
     "stride_frames": ("N", "Latent frames from one window to the next."),
+    "conditioning": ("NAME", "Known frames of autoregressive: clean or replacement (the model's)."),
     "front_frames": ("N", "Latent frames that a front reaches in a step; 0: all begin together."),
     "front_span": ("N", "Latent frames, at most, that one front moves through (192)."),
     "without": ("PARTS", "Ablation: leave out conv, norm, attention, local, global or bias."),

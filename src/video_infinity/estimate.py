@@ -67,6 +67,7 @@ def estimate(request: Request, facts: ModelFacts, num_ranks: int) -> dict[str, A
         "noise": how.noise,
         "window_frames": how.window_frames,
         "stride_frames": how.stride_frames,
+        "conditioning": how.conditioning,
         "front_frames": how.front_frames,
         "front_span": how.front_span,
         "without": how.without,
@@ -257,6 +258,8 @@ def describe_plan(predicted: dict[str, Any]) -> str:
             f"windows of {predicted['window_frames']} latent frames, "
             f"stride {predicted['stride_frames'] or 'none'}, noise {predicted['noise']}"
         )
+    if predicted["conditioning"]:
+        lines.append(f"known frames: {predicted['conditioning']}")
     if predicted["front_frames"]:
         lines.append(
             f"fronts through stretches of at most {predicted['front_span']} latent frames, "

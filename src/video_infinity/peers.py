@@ -15,6 +15,7 @@ SCOPE_OPTIONS = frozenset(
 FRONT_OPTIONS = frozenset(("front_frames", "front_span"))
 WINDOW_OPTIONS = frozenset(("window_frames", "stride_frames"))
 NOISES = ("plain", "freenoise")
+CONDITIONINGS = ("clean", "replacement")
 CUTS = ("conv", "norm", "attention")
 """Parts of the context exchange that an ablation leaves out."""
 SCOPE_PARTS = ("local", "global", "bias")
@@ -55,7 +56,10 @@ METHODS: MappingProxyType[str, Traits] = MappingProxyType(
         "freenoise": Traits(stride=_quarter, noise="freenoise"),
         "multidiffusion": Traits(stride=lambda width: max(1, width // 2)),
         "autoregressive": Traits(
-            stride=lambda width: max(1, width // 2), overlaps=True, resumes=False
+            options=WINDOW_OPTIONS | {"conditioning"},
+            stride=lambda width: max(1, width // 2),
+            overlaps=True,
+            resumes=False,
         ),
         "masked-continuation": Traits(
             stride=lambda width: max(1, width - _quarter(width)),

@@ -243,6 +243,7 @@ class GenerateOptions(TypedDict, total=False):
     noise: str | None
     window_frames: int | None
     stride_frames: int | None
+    conditioning: str | None
     front_frames: int | None
     front_span: int | None
     without: str | None

@@ -81,11 +81,17 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
             f"--method {request.how.method} gives every frame a timestep of its own, and "
             f"{facts.name} takes one for all; choose another method"
         )
+    if request.how.conditioning == "clean" and not facts.frame_timesteps:
+        raise ConfigError(
+            "--conditioning clean gives known frames a timestep of their own, and "
+            f"{facts.name} takes one for all; use --conditioning replacement"
+        )
     if request.how.front_frames and not facts.frame_timesteps:
         raise ConfigError(
             f"--front-frames {request.how.front_frames} gives every frame a timestep of its own, "
             f"and {facts.name} takes one for all; drop it"
         )
+    request = conditioned(request, facts)
     if asked.how.front_frames is None and asked.how.front_span is None:
         request = _short_case(request, num_latent_frames)
     _check_mesh(request, num_ranks)
@@ -100,6 +106,15 @@ def prepare(request: Request, facts: ModelFacts, num_ranks: int) -> Request:
         shape_CHW = facts.latent_shape_CHW(height, width)
         check_latents(request.video.initial_latents, (num_latent_frames, *shape_CHW))
     return request
+
+
+def conditioned(request: Request, facts: ModelFacts) -> Request:
+    """With known frames clean where the model was trained on that, and else by replacement."""
+    how = request.how
+    if "conditioning" not in how.reads or how.conditioning is not None:
+        return request
+    told = facts.knows_frames and facts.frame_timesteps
+    return replace(request, how=replace(how, conditioning="clean" if told else "replacement"))
 
 
 def _short_case(request: Request, num_latent_frames: int) -> Request:
@@ -174,11 +189,14 @@ def check_destinations(request: Request) -> None:
 
 def method_warnings(request: Request, facts: ModelFacts) -> list[str]:
     """A line for a method that wants what a model was not trained for."""
-    if request.how.method != "masked-continuation" or facts.knows_frames:
+    how = request.how
+    clean = how.method == "masked-continuation" or how.conditioning == "clean"
+    if not clean or facts.knows_frames:
         return []
+    original = "Open-Sora" if how.method == "masked-continuation" else "StreamingT2V"
     return [
         f"{facts.name} was not trained to go on from frames that it knows: --method "
-        "masked-continuation is a baseline of the scheme, not of Open-Sora"
+        f"{how.method} is a baseline of the scheme, not of {original}"
     ]
 
 

@@ -12,7 +12,15 @@ from video_infinity.cadence import Cadence
 from video_infinity.checks import check_choice, check_range, check_switch, flag, is_utf8, shown
 from video_infinity.errors import ConfigError
 from video_infinity.mesh import parse_axes
-from video_infinity.peers import CUTS, METHODS, NOISES, SCOPE_PARTS, options_read, parts_left_out
+from video_infinity.peers import (
+    CONDITIONINGS,
+    CUTS,
+    METHODS,
+    NOISES,
+    SCOPE_PARTS,
+    options_read,
+    parts_left_out,
+)
 from video_infinity.plan import GLOBAL_RULES
 from video_infinity.timeline import MAX_FRAMES
 
@@ -123,6 +131,8 @@ class MethodSpec:
     noise          "plain": each frame's own; "freenoise": the first window's, shuffled
     window_frames  what the model sees at once: a clip, a window, a chunk
     stride_frames  from one window to the next
+    conditioning   how autoregressive gives a chunk the frames that are there: "clean", at timestep
+                   0, or by "replacement", with the noise of every step
     front_frames   frames that a front reaches in a step of clip-parallel; 0: all begin together
     front_span     of a stretch of the timeline that one front moves through, at most
     without        parts of clip-parallel that an ablation leaves out, such as "conv,norm"
@@ -132,6 +142,7 @@ class MethodSpec:
     noise: str | None = None
     window_frames: int | None = None
     stride_frames: int | None = None
+    conditioning: str | None = None
     front_frames: int | None = None
     front_span: int | None = None
     without: str | None = None
@@ -142,6 +153,8 @@ class MethodSpec:
             check_choice("noise", self.noise, NOISES)
         check_range("window_frames", self.window_frames, 1, 10**6)
         check_range("stride_frames", self.stride_frames, 1, 10**6)
+        if self.conditioning is not None:
+            check_choice("conditioning", self.conditioning, CONDITIONINGS)
         check_range("front_frames", self.front_frames, 0, 10**6)
         check_range("front_span", self.front_span, 1, 10**9)
         width, stride = self.window_frames, self.stride_frames

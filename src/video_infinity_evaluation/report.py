@@ -40,7 +40,7 @@ FORMAT = 4
 TOLD = (
     *("num_inference_steps", "guidance_scale", "eta", "local_frames", "global_frames"),
     *("global_rule", "local_bias", "global_bias", "noise", "window_frames", "stride_frames"),
-    *("front_frames", "front_span"),
+    *("front_frames", "front_span", "conditioning"),
 )
 """Settings that a row keeps, for defaults change and rows stay."""
 

@@ -27,6 +27,7 @@ from video_infinity.engine import ClipRun
 from video_infinity.pipeline import as_timeline
 from video_infinity.plan import Plan, clips_of_lengths
 from video_infinity.planning import make_plan
+from video_infinity.preflight import conditioned
 from video_infinity.progress import silent
 
 T = TypeVar("T")
@@ -145,6 +146,7 @@ def on_threads(
 def run_of(case: Case, comm: Communicator, adapter: Adapter, **more: Any) -> ClipRun:
     """This rank's run, about to begin."""
     request = resolve(request_of(case, **more), adapter.facts.defaults)
+    request = conditioned(request, adapter.facts)
     plan = make_plan(request, adapter.facts, comm.size)
     lengths = case.clip_lengths.get(comm.size)
     if lengths is not None:

@@ -203,6 +203,18 @@ def test_a_model_that_knows_frames_gets_them_clean(pipe: Any, tmp_path: Path) ->
     assert relative_difference(made, replaced) > WRONG_IS_BEYOND
 
 
+@pytest.mark.parametrize("conditioning", ["clean", "replacement"])
+def test_how_known_frames_are_given_is_as_asked(
+    conditioning: str, pipe: Any, tmp_path: Path
+) -> None:
+    """Whatever the model was trained on."""
+    width, stride, chunks = CHUNKS["autoregressive"]
+    noise, told = noise_of(FRAMES), conditioning == "clean"
+    more = {"method": "autoregressive", "window_frames": width, "stride_frames": stride}
+    made = ours(pipe, noise, tmp_path, 2, knows_frames=not told, conditioning=conditioning, **more)
+    assert relative_difference(made, by_hand(pipe, noise, chunks, told=told)) < TOLERANCE
+
+
 @pytest.mark.parametrize("method", CHUNKS)
 def test_known_frames_are_kept_bit_for_bit(method: str) -> None:
     """What a chunk was given it ends with; what was made once is never touched again."""

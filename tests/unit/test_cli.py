@@ -23,6 +23,7 @@ OF_THE_ISSUE = [
         "noise",
         "window-frames",
         "stride-frames",
+        "conditioning",
         "front-frames",
         "front-span",
         "without",

@@ -91,6 +91,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"method": "independent", "stride_frames": 3},
         "--stride-frames 3 has no effect with --method independent; drop it",
     ),
+    "a conditioning": (
+        {"method": "masked-continuation", "conditioning": "clean"},
+        "--conditioning clean has no effect with --method masked-continuation; drop it",
+    ),
+    "an unknown conditioning": (
+        {"method": "autoregressive", "conditioning": "x"},
+        "--conditioning 'x' is unknown; choose from clean, replacement",
+    ),
     "an ablation": (
         {"method": "direct", "without": "conv"},
         "--without conv has no effect with --method direct; drop it",

@@ -75,6 +75,32 @@ def test_a_model_that_was_not_trained_on_known_frames_is_told_of() -> None:
 
 
 @pytest.mark.parametrize(
+    ("told", "knows", "asked", "taken"),
+    [
+        (True, True, None, "clean"),
+        (True, False, None, "replacement"),
+        (False, True, None, "replacement"),
+        (True, True, "replacement", "replacement"),
+        (True, False, "clean", "clean"),
+    ],
+)
+def test_known_frames_are_given_as_the_model_was_trained_or_as_asked(
+    told: bool, knows: bool, asked: str | None, taken: str
+) -> None:
+    model = facts(frame_timesteps=told, knows_frames=knows)
+    wanted = prepare(request(method="autoregressive", conditioning=asked), model, 1)
+    assert wanted.how.conditioning == taken
+    untrained = [] if taken != "clean" or knows else ["StreamingT2V"]
+    assert [line.rsplit(" ", 1)[1] for line in method_warnings(wanted, model)] == untrained
+
+
+def test_clean_known_frames_need_a_model_that_takes_their_timestep() -> None:
+    asked = request(method="autoregressive", conditioning="clean")
+    with pytest.raises(ConfigError, match=r"--conditioning clean .* takes one for all; use"):
+        prepare(asked, facts(), 1)
+
+
+@pytest.mark.parametrize(
     "asked", [{"method": "masked-continuation"}, {"method": "fifo"}, {"front_frames": 4}]
 )
 def test_a_timestep_for_every_frame_needs_a_model_that_takes_it(asked: dict[str, Any]) -> None:
