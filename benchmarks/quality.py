@@ -116,8 +116,8 @@ def sheet_of(shown: Shown, videos: Path) -> bytes | None:
 def write_page(
     target: Path, all_shown: Sequence[Shown], videos: Path, command: str, machine: str
 ) -> None:
-    """The page, and its pictures in `images/` beside it. Sheets of other weights and plots of
-    other rows go."""
+    """The page, and its pictures in `images/` beside it. Sheets of other weights or
+    defaults, and plots of other rows, go."""
     images = target.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
     drawn = plots(all_shown)
@@ -125,7 +125,7 @@ def write_page(
         sheet = sheet_of(shown, videos)
         if sheet is not None:
             atomic_write_bytes(images / shown.sheet, sheet)
-        for kind in (f"{shown.name}-??????.png", f"{shown.name}.svg"):
+        for kind in (f"{shown.name}-??????-??????.png", f"{shown.name}.svg"):
             for old in images.glob(kind):
                 if old.name not in (*drawn, shown.sheet):
                     old.unlink()

@@ -14,7 +14,7 @@ from benchmarks.studies import REAL, Study
 from benchmarks.times import Times
 from benchmarks.verdicts import verdicts
 from video_infinity_evaluation.pages import cell, summary, tables, values_of
-from video_infinity_evaluation.report import Job, Made, Row, weights_of
+from video_infinity_evaluation.report import Job, Made, Row, defaults_of, weights_of
 from video_infinity_evaluation.statistics import Interval, over_prompts
 
 HEADLINE = ("mean of the world", "all words right (frames)", "drift of the words", "dynamic_degree")
@@ -70,8 +70,10 @@ class Shown:
 
     @property
     def sheet(self) -> str:
-        """The contact sheet's file, of the weights that made its videos: a sheet outlives them."""
-        return f"{self.name}-{weights_of(self.model)[:6]}.png"
+        """The contact sheet's file, of the weights and defaults that made its videos: a sheet
+        outlives them."""
+        made_by = weights_of(self.model)[:6], defaults_of(self.model)[:6]
+        return "-".join((self.name, *made_by)) + ".png"
 
     def labelled(self) -> list[Row]:
         """The rows, with their columns in the place of the methods.

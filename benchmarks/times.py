@@ -6,6 +6,7 @@ Rows of quality come from many sittings, and of machines with other work beside 
 seconds are no comparison. Here every column makes one and the same video by processes of its own,
 then each of them again, in an order that is drawn anew in every round, so that whatever else the
 machine does falls on all alike. `times.jsonl` has a line for each; a run goes on where it was.
+Videos that are not there are kept, for the contact sheets and to be measured.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from video_infinity_evaluation.report import (
     append_line,
     defaults_of,
     generate,
+    is_made,
+    keep_made,
+    video_file,
     weights_of,
 )
 
@@ -111,12 +115,17 @@ def take_times(
 def _time(
     job: Job, folder: Path, make: Callable[[Job, Path], Made], say: Callable[[str], None]
 ) -> None:
+    kept = not is_made(folder, job)
     with tempfile.TemporaryDirectory() as scratch:
+        path = video_file(folder, job) if kept else Path(scratch) / "timed.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            made = make(job, Path(scratch) / "timed.mp4")
+            made = make(job, path)
         except EvaluationError as error:
             say(f"failed: {error}")
             return
+    if kept:
+        keep_made(folder, job, made)
     told = {"job": asdict(job), "made": asdict(made), "defaults": defaults_of(job.model)}
     told["machine"] = in_words(describe())
     append_line(folder / TIMES, json.dumps(told))

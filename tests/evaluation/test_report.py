@@ -217,10 +217,12 @@ def test_the_worlds_own_videos_differ_and_are_cut_like_the_models(tmp_path: Path
 def test_pictures_of_other_weights_and_rows_go(rows: list[Row], tmp_path: Path) -> None:
     shown, images = shown_of(rows), tmp_path / "images"
     images.mkdir()
-    others = ("results-two-demo-wan-abcdef.png", "results-two-demo-wan.svg", "contact_sheet.png")
-    for name in (*others, "results-two-demo-abcdef.png", shown.sheet):
+    wan = "results-two-demo-wan-abcdef-abcdef.png"
+    others = (wan, "results-two-demo-wan.svg", "contact_sheet.png")
+    earlier = shown.sheet.replace(defaults_of("demo")[:6], "abcdef")
+    assert earlier != shown.sheet and weights_of("demo")[:6] in shown.sheet
+    for name in (*others, earlier, shown.sheet):
         (images / name).write_bytes(b"")
-    assert weights_of("demo")[:6] in shown.sheet
     write_page(tmp_path / "page.md", [shown], tmp_path, "", "")
     kept = {path.name for path in images.iterdir()}
     assert kept == {*others, shown.sheet, "results-two-demo.svg"}
@@ -297,11 +299,16 @@ def test_every_method_is_timed_in_turn_and_a_run_goes_on(tmp_path: Path) -> None
     ]
     assert timed(jobs) == [job for job in jobs if job.prompt == PROMPTS[0]]
     order: list[tuple[int, str]] = []
+    (tmp_path / "videos").mkdir()
+    kept = video_file(tmp_path, jobs[4])
+    kept.write_bytes(b"of another sitting")
+    keep_made(tmp_path, jobs[4], Made((), {}, (), {}, weights_of("demo")))
 
     def make(job: Job, path: Path) -> Made:
         if len(order) == 7:
             raise KeyboardInterrupt
         order.append((job.num_frames, job.method))
+        path.write_bytes(b"of this one")
         return Made((3,), {"denoise": 1.0}, (1, 2), {"eta": 0.0}, weights_of("demo"))
 
     said: list[str] = []
@@ -322,6 +329,8 @@ def test_every_method_is_timed_in_turn_and_a_run_goes_on(tmp_path: Path) -> None
     ]
     take_times(jobs, tmp_path, float("inf"), make, said.append)
     assert len(order) == 12 == len(said), "all is there"
+    assert all(is_made(tmp_path, job) for job in timed(jobs)), "videos are kept"
+    assert kept.read_bytes() == b"of another sitting", "and those that were there stay"
     take_times([replace(jobs[0], seed=5)], tmp_path, 0.0, make, said.append)
     assert len(order) == 12, "the time is up"
 
