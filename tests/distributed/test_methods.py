@@ -337,6 +337,8 @@ def test_plan_says_what_a_rank_receives(method: str, parallel: str, tiny_model: 
     assert predicted["steps"] == {"autoregressive": 6, "masked-continuation": 6}.get(
         method, 2 * 5 - 5 + 11 if method == "fifo" else 2
     )
+    told_how = "known frames: replacement" in describe_plan(predicted).splitlines()
+    assert told_how == (method == "autoregressive"), "this model was not trained on known ones"
     if method == "fifo":
         assert predicted["bytes_received_per_step"] == [None] * size
         assert describe_plan(predicted).count("not modelled") == size
