@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality --studies methods longest --models demo
     python -m benchmarks.quality --times
+    python -m benchmarks.quality --longest
     python -m benchmarks.quality --studies methods --page docs/results.md --only-page
 
 The column `real` is the world's own rendering of the same prompts: what the measures say where
@@ -21,6 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import studies
+from benchmarks.fitting import longest_jobs
 from benchmarks.quality_page import Shown, page, plots
 from benchmarks.studies import REAL, SMALL, STUDIES, Study
 from benchmarks.times import machines_of, read_times, take_times
@@ -160,6 +162,11 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument(
         "--times", action="store_true", help="time the methods in turn in the place of measuring"
     )
+    parser.add_argument(
+        "--longest",
+        action="store_true",
+        help="make the longest videos that should fit, by what was timed, for their memory",
+    )
     parser.add_argument("--out", type=Path, default=Path("out/quality"), help="rows and videos")
     parser.add_argument("--page", type=Path, help="default: results.md beside the videos")
     return parser
@@ -188,10 +195,13 @@ def main() -> None:
         job
         for study, _, jobs in asked
         for name, job in jobs
-        if name in arguments.columns and (study.timed or not arguments.times)
+        if name in arguments.columns and (study.timed or not (arguments.times or arguments.longest))
     ]
+    methods = [job for job in todo if job.method != REAL]
     if arguments.times:
-        take_times([job for job in todo if job.method != REAL], arguments.out, end)
+        take_times(methods, arguments.out, end)
+    elif arguments.longest:
+        take_times(longest_jobs(methods, read_times(arguments.out)), arguments.out, end)
     elif not arguments.only_page:
         make_and_measure(todo, arguments.out, end)
     rows, times = read_rows(arguments.out), read_times(arguments.out)

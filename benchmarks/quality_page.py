@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
+from benchmarks.fitting import MEMORY_LIMIT, by_length, frames_that_fit, peak_of, power, seconds_of
 from benchmarks.plots import BLUE, COLOURS, GREY, figure_of, svg_of
 from benchmarks.studies import REAL, Study
 from benchmarks.times import Times
@@ -19,9 +19,6 @@ from video_infinity_evaluation.statistics import Interval, over_prompts
 
 HEADLINE = ("mean of the world", "all words right (frames)", "drift of the words", "dynamic_degree")
 """Measures that are told first; consistency never without the dynamic degree."""
-MEMORY_LIMIT = 1 << 30
-"""Bytes above the model, a rank: how long a video fits is told for so much."""
-PARTS = ("denoise", "decode", "write")
 PAGE = """# What was measured of the methods
 
 Every method made the videos of the same prompts and seeds, with the same model, steps, guidance and
@@ -151,56 +148,47 @@ def _signed(found: Interval) -> str:
 def costs(shown: Shown) -> str:
     """Markdown: seconds and memory of each column, how they grow, and what fits. Empty where there
     are no two columns to compare."""
-    columns = list(dict.fromkeys(column for column, job in shown.jobs if job in shown.times))
+    columns: dict[str, list[Job]] = defaultdict(list)
+    for column, job in shown.jobs:
+        if job in shown.times:
+            columns[column].append(job)
     if len(columns) < 2:
         return ""
-    lengths = sorted({job.num_frames for _, job in shown.jobs if job in shown.times})
+    lengths = sorted({job.num_frames for jobs in columns.values() for job in jobs})
     lines = [
         f"| | {' | '.join(f's, {n:,}' for n in lengths)} | time grows as L to the power | "
-        f"{' | '.join(f'MB, {n:,}' for n in lengths)} | frames in {MEMORY_LIMIT >> 20} MiB |",
-        f"| --- |{' --- |' * (2 * len(lengths) + 2)}",
+        f"{' | '.join(f'MB, {n:,}' for n in lengths)} | longest made, MB | "
+        f"frames in {MEMORY_LIMIT >> 20} MiB |",
+        f"| --- |{' --- |' * (2 * len(lengths) + 3)}",
     ]
-    for column in columns:
-        seconds = _medians(shown, column, _seconds)
-        peaks = _medians(shown, column, lambda made: max(made.peak_memory_bytes))
+    for column, jobs in columns.items():
+        seconds = _medians(shown, column, seconds_of)
+        peaks = by_length(shown.times, jobs, peak_of)
         told = [f"{s:.1f}" if (s := seconds.get(n)) is not None else "" for n in lengths]
         held = [f"{p / 1e6:.0f}" if (p := peaks.get(n)) is not None else "" for n in lengths]
+        longest, most = max(peaks.items())
+        made = f"{longest:,}: {most / 1e6:,.0f}" if longest > lengths[-1] else ""
         lines.append(
-            f"| {column} | {' | '.join(told)} | {_power(seconds)} | {' | '.join(held)} | "
-            f"{_fits(peaks)} |"
+            f"| {column} | {' | '.join(told)} | {_two_digits(power(seconds))} | "
+            f"{' | '.join(held)} | {made} | {_frames(frames_that_fit(peaks))} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def _seconds(made: Made) -> float:
-    return sum(made.seconds.get(part, 0.0) for part in PARTS)
-
-
 def _medians(shown: Shown, column: str, value_of: Callable[[Made], float]) -> dict[int, float]:
-    """By the number of frames, over what was timed."""
-    return {
-        job.num_frames: median(map(value_of, shown.times[job]))
-        for name, job in shown.jobs
-        if name == column and job in shown.times
-    }
+    """By the number of frames, over what was timed of the study's own lengths."""
+    jobs = [job for name, job in shown.jobs if name == column and job in shown.times]
+    return by_length({job: shown.times[job] for job in jobs}, jobs, value_of)
 
 
-def _power(seconds: Mapping[int, float]) -> str:
-    if len(seconds) < 2:
+def _two_digits(number: float | None) -> str:
+    return "" if number is None else f"{number:.2f}"
+
+
+def _frames(number: float | None) -> str:
+    if number is None:
         return ""
-    (short, before), (long, after) = sorted(seconds.items())[-2:]
-    return f"{math.log(after / before) / math.log(long / short):.2f}"
-
-
-def _fits(peaks: Mapping[int, float]) -> str:
-    """Frames within MEMORY_LIMIT, by the line through the two longest videos."""
-    if len(peaks) < 2:
-        return ""
-    (short, before), (long, after) = sorted(peaks.items())[-2:]
-    slope = (after - before) / (long - short)
-    if slope <= 0:
-        return "any"
-    return f"{max(0, int(long + (MEMORY_LIMIT - after) / slope)):,}"
+    return "any" if math.isinf(number) else f"{int(number):,}"
 
 
 def page(all_shown: Sequence[Shown], images: Path, command: str, machine: str) -> str:
@@ -236,8 +224,10 @@ def page(all_shown: Sequence[Shown], images: Path, command: str, machine: str) -
 _COSTS = (
     "The first prompt's videos, made one after the other by `--times`, each by processes of its "
     "own, and again in another order where they are short: medians of denoise, decode and writing; "
-    "memory is that of the rank that took most, above the model. Power and frames that fit follow "
-    "from the two longest lengths.\n"
+    "memory is that of the rank that took most, above the model. The power follows from the two "
+    "longest of these lengths; frames that fit, from the two longest that were made. What should "
+    "fit by these lengths, and takes less than 40 minutes by its power, `--longest` makes for its "
+    "memory alone, with other work beside it at times.\n"
 )
 
 
@@ -273,7 +263,7 @@ def _by_length(shown: Shown) -> str:
                 quality.errorbar(
                     x, y, error, label=column, color=colour, linestyle=style, marker="o", capsize=2
                 )
-            if times := sorted(_medians(shown, column, _seconds).items()):
+            if times := sorted(_medians(shown, column, seconds_of).items()):
                 cost.loglog(*zip(*times, strict=True), color=colour, linestyle=style, marker="o")
         quality.set_xscale("log", base=2)
         quality.set_title("mean of the world")

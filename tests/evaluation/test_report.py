@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 import video_infinity
+from benchmarks.fitting import longest_jobs
 from benchmarks.machine import describe, in_words
 from benchmarks.quality import main, prompts, render_real, write_page
-from benchmarks.quality_page import Shown, page, plots
+from benchmarks.quality_page import Shown, costs, page, plots
 from benchmarks.studies import (
     FRAMES_PER_LATENT,
     REAL,
@@ -285,8 +286,34 @@ def test_times_are_medians_and_tell_what_grows_and_what_fits(
     two = replace(one, jobs=[*one.jobs, *(("down", job) for job in other)], times=times | other)
     text = page([two], tmp_path, "", "")
     for name in ("up", "down"):
-        row = f"| {name} | 10.0 | 20.0 | 1.00 | 67 | 134 | 192 |"
+        row = f"| {name} | 10.0 | 20.0 | 1.00 | 67 | 134 |  | 192 |"
         assert row in text, "seconds, power, MB, frames that fit"
+
+
+def test_the_longest_video_that_fits_is_made_where_it_takes_less_than_hours() -> None:
+    """Two lengths of each method; the line through them meets the limit at 1,024 frames."""
+    jobs = [Job(name, PROMPTS[0], 1, n, 3) for name in ("up", "down") for n in (128, 256)]
+
+    def took(seconds: float, mib: int) -> list[Made]:
+        return [Made((), {"denoise": seconds}, (0, mib << 20), {}, weights_of("demo"))]
+
+    known = {jobs[0]: took(1.0, 128), jobs[1]: took(2.0, 256)}
+    slow = {jobs[2]: took(1000.0, 128), jobs[3]: took(2000.0, 256)}
+    assert longest_jobs(jobs, known | slow) == [replace(jobs[0], num_frames=1024)]
+    assert longest_jobs(jobs, {jobs[0]: took(1.0, 128)}) == [], "one length says nothing of growth"
+    flat = {jobs[0]: took(1.0, 128), jobs[1]: took(2.0, 128)}
+    assert longest_jobs(jobs, flat) == [], "any length fits"
+    wan = [replace(job, model="demo-wan") for job in jobs[:2]]
+    found = longest_jobs(wan, dict(zip(wan, known.values(), strict=True)))
+    assert found == [replace(wan[0], num_frames=1021)], "a length that the model makes, and fits"
+
+    made = known | {replace(jobs[0], num_frames=1024): took(9.0, 2048)}
+    assert longest_jobs(jobs, made) == [], "what was made took more than the line said"
+    shown = Shown(TWO, "demo", [(job.method, job) for job in jobs], {}, made | slow)
+    assert costs(shown).splitlines()[2:] == [
+        "| up | 1.0 | 2.0 | 1.00 | 134 | 268 | 1,024: 2,147 | 585 |",
+        "| down | 1000.0 | 2000.0 | 1.00 | 134 | 268 |  | 1,024 |",
+    ]
 
 
 def test_every_method_is_timed_in_turn_and_a_run_goes_on(tmp_path: Path) -> None:
