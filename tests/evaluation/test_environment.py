@@ -19,7 +19,7 @@ import pytest
 
 from tests.evaluation.conftest import real_frames, real_video
 from video_infinity.output import open_sink
-from video_infinity_evaluation import EvaluationError, vbench
+from video_infinity_evaluation import EvaluationError, in_environment, vbench
 from video_infinity_evaluation.environment import WEIGHTS, lay_out, run_vbench
 from video_infinity_evaluation.features import IMAGENET, normalised, stacked
 from video_infinity_evaluation.flow import top_motion
@@ -110,9 +110,11 @@ def test_flickering_is_vbenchs(which: str, ours: Path) -> None:
 
 
 IN_VBENCH = """
-import json, sys, numpy as np, torch
+import json, runpy, sys, numpy as np, torch
 from torch import nn
 video, out = sys.argv[1:3]
+ours = runpy.run_path(sys.argv[5])
+ours["stub_operators"]()
 class Tiny(nn.Module):
     def forward(self, x):
         return x.mean((2, 3)) + x.std((2, 3)) ** 2 - 0.7
@@ -152,6 +154,7 @@ def test_formulas_that_want_weights_are_vbenchs_with_a_network_of_ours(
     script.write_text(IN_VBENCH)
     video, out = f"{task['videos']}/00000.mp4", tmp_path / "out.json"
     words = [str(script), video, str(out), str(tmp_path / "flow.npy"), json.dumps(cases)]
+    words.append(in_environment.__file__)
     subprocess.run([f"{ENVIRONMENT}/bin/python", "-P", *words], check=True, timeout=250)
     theirs: dict[str, Any] = json.loads(out.read_text())
     seen = normalised(shorter_side(stacked(list(open_footage(ours))), 224, "bilinear"), IMAGENET)
