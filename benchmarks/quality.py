@@ -158,11 +158,12 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
     parser.add_argument("--small", action="store_true", help="a few short videos")
     parser.add_argument("--minutes", type=float, help="begin no column of a round after so many")
-    parser.add_argument("--only-page", action="store_true", help="make no video")
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--only-page", action="store_true", help="make no video")
+    instead.add_argument(
         "--times", action="store_true", help="time the methods in turn in the place of measuring"
     )
-    parser.add_argument(
+    instead.add_argument(
         "--longest",
         action="store_true",
         help="make the longest videos that should fit, by what was timed, for their memory",
