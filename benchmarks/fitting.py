@@ -60,8 +60,8 @@ def frames_that_fit(peaks: Mapping[int, float]) -> float | None:
 
 
 def longest_jobs(jobs: Sequence[Job], times: Times) -> list[Job]:
-    """Of each method and its options, the first prompt's longest video that should fit: where it is
-    longer than what was timed, and takes less than PATIENCE as its time has grown."""
+    """Of each method and its options, the first prompt's longest video that should fit: where none
+    longer than `jobs` was made, and it takes less than PATIENCE as its time has grown."""
     kinds: dict[Job, list[Job]] = defaultdict(list)
     for job in timed(jobs):
         kinds[replace(job, num_frames=0)].append(job)
@@ -72,8 +72,8 @@ def longest_jobs(jobs: Sequence[Job], times: Times) -> list[Job]:
         fits, grows = frames_that_fit(peaks), power(seconds)
         if fits is None or grows is None or math.isinf(fits):
             continue
-        num_frames = pixel_frames(kind.model, int(fits) - FRAMES_PER_LATENT[kind.model] + 1)
         long, took = max(seconds.items())
-        if num_frames > max(peaks) and took * (num_frames / long) ** grows < PATIENCE:
+        num_frames = pixel_frames(kind.model, int(fits) - FRAMES_PER_LATENT[kind.model] + 1)
+        if max(peaks) == long < num_frames and took * (num_frames / long) ** grows < PATIENCE:
             chosen.append(replace(kind, num_frames=num_frames))
     return chosen

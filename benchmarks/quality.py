@@ -3,6 +3,7 @@
     python -m benchmarks.quality --studies methods longest --models demo
     python -m benchmarks.quality --times
     python -m benchmarks.quality --longest
+    python -m benchmarks.quality --longest --num-frames 16384 --columns clip-parallel
     python -m benchmarks.quality --studies methods --page docs/results.md --only-page
 
 The column `real` is the world's own rendering of the same prompts: what the measures say where
@@ -168,6 +169,9 @@ def parser_of() -> argparse.ArgumentParser:
         action="store_true",
         help="make the longest videos that should fit, by what was timed, for their memory",
     )
+    parser.add_argument(
+        "--num-frames", type=int, help="with --longest: so many in the place of what should fit"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/quality"), help="rows and videos")
     parser.add_argument("--page", type=Path, help="default: results.md beside the videos")
     return parser
@@ -187,6 +191,8 @@ def main() -> None:
     """The command's entry."""
     parser = parser_of()
     arguments = parser.parse_args()
+    if arguments.num_frames is not None and not (arguments.longest and arguments.num_frames > 0):
+        parser.error(f"--num-frames {arguments.num_frames}: 1 or more, and with --longest alone")
     minutes = float("inf") if arguments.minutes is None else arguments.minutes
     end = time.monotonic() + 60 * minutes
     asked = chosen(arguments)
@@ -202,7 +208,13 @@ def main() -> None:
     if arguments.times:
         take_times(methods, arguments.out, end)
     elif arguments.longest:
-        take_times(longest_jobs(methods, read_times(arguments.out)), arguments.out, end)
+        longest = longest_jobs(methods, read_times(arguments.out))
+        if arguments.num_frames:
+            longest = [
+                replace(job, num_frames=studies.pixel_frames(job.model, arguments.num_frames))
+                for job in methods
+            ]
+        take_times(longest, arguments.out, end)
     elif not arguments.only_page:
         make_and_measure(todo, arguments.out, end)
     rows, times = read_rows(arguments.out), read_times(arguments.out)

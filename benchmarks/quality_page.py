@@ -226,8 +226,9 @@ _COSTS = (
     "own, and again in another order where they are short: medians of denoise, decode and writing; "
     "memory is that of the rank that took most, above the model. The power follows from the two "
     "longest of these lengths; frames that fit, from the two longest that were made. What should "
-    "fit by these lengths, and takes less than 40 minutes by its power, `--longest` makes for its "
-    "memory alone, with other work beside it at times.\n"
+    "fit by these lengths, and takes less than 40 minutes by its power, `--longest` makes once for "
+    "its memory alone, with other work beside it at times; `--num-frames` asks for another "
+    "length.\n"
 )
 
 

@@ -40,11 +40,11 @@ class Running:
             cwd=self.cwd,
             env=os.environ | {"OMP_NUM_THREADS": "1", _MARK: self.mark} | self.environment,
             text=True,
-            **self.streams
-            or {
+            **{
                 "stdin": subprocess.DEVNULL,
                 "stdout": subprocess.PIPE,
                 "stderr": subprocess.PIPE,
+                **self.streams,
             },
         )
 
